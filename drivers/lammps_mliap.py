@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: MIT
+"""LAMMPS, through ``pair_style mliap unified``: the file it loads and the object it talks to.
+
+``export`` writes a thin file: the bundle's bytes and the name of :func:`load_mliap`, which LAMMPS calls by
+unpickling it. The name and the first argument, a format number, stay as they are for good, so that files
+outlive versions of mlffd.
+
+| variable      | flag of ``mlffd lammps export`` | meaning                                   |
+|---------------|---------------------------------|-------------------------------------------|
+| MLFFD_DEVICE  | --device                        | cpu, cuda, cuda:1, ...                    |
+| MLFFD_DTYPE   | --dtype                         | float32 or float64                        |
+| MLFFD_THREADS |                                 | threads a rank; default its share of cores |
+
+The variables are read by ``lmp`` when it loads the file and go before what the file says.
+"""
+
+import hashlib
+import io
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+
+from mlffd.bundle import mlffd_version, read_bundle, read_bundle_bytes, write_atomically
+from mlffd.drivers.lammps_ranks import EndsAllRanks, rank_and_size, threads_per_rank
+from mlffd.engine import Engine
+from mlffd.errors import BundleError, ConfigError, UnknownElementError
+
+FORMAT = 1
+_DTYPES = ("float32", "float64")
+
+
+def export(
+    bundle_path_or_name: str | Path, output_path: str | Path, device: str = "cpu", dtype: str = "float32"
+) -> Path:
+    """Write the file that ``pair_style mliap unified`` loads; whole or not at all.
+
+    LAMMPS reads ``.pt`` and ``.pth`` with ``torch.load`` and everything else with ``pickle``.
+
+    Raises:
+        BundleError: the bundle is missing or damaged.
+        ConfigError: an unknown dtype, an output that cannot be written, or a student LAMMPS cannot run yet.
+    """
+    bundle = read_bundle(bundle_path_or_name)
+    _check_runs_in_lammps(bundle.student)
+    exported = _Exported(bundle.to_bytes(), device, _known_dtype(dtype))
+    output, content = Path(output_path), io.BytesIO()
+    if output.suffix in (".pt", ".pth"):
+        torch.save(exported, content, pickle_protocol=4)
+    else:
+        pickle.dump(exported, content, protocol=4)
+    try:
+        write_atomically(output, content.getvalue())
+    except OSError as error:
+        raise ConfigError(f"cannot write {output}: {error.strerror}") from error
+    return output
+
+
+class _Exported:
+    """What is pickled: a call of ``load_mliap`` with plain bytes, strings and a number, nothing else."""
+
+    def __init__(self, bundle_bytes: bytes, device: str, dtype: str):
+        self.contents = (bundle_bytes, device, dtype, _checksum(bundle_bytes), mlffd_version())
+
+    def __reduce__(self):
+        return load_mliap, (FORMAT, *self.contents)
+
+
+def load_mliap(format_number: int, *contents) -> "MliapStudent":
+    """The object LAMMPS talks to, from what ``export`` wrote; LAMMPS calls this on every rank.
+
+    ``contents`` of format 1 are the bundle's bytes, device, dtype, the bytes' checksum and the version of
+    mlffd that wrote them, which comes last in any format. Environment variables (see above) go before
+    device and dtype.
+
+    Raises:
+        MlffdError: the file cannot be used. On several ranks none returns: all end with one line of why.
+    """
+    with EndsAllRanks("cannot load the student"):
+        if format_number != FORMAT:
+            raise BundleError(
+                f"the file has format {format_number}, this mlffd {mlffd_version()} reads format {FORMAT}: "
+                f"install mlffd {contents[-1]} or newer, or export the bundle again with this one"
+            )
+        bundle_bytes, device, dtype, checksum, _ = contents
+        if _checksum(bundle_bytes) != checksum:
+            raise BundleError("the file is damaged: export the bundle again (mlffd lammps export)")
+        threads = threads_per_rank()
+        if threads is not None:
+            torch.set_num_threads(threads)
+        return MliapStudent(
+            Engine(
+                read_bundle_bytes(bundle_bytes),
+                device=os.environ.get("MLFFD_DEVICE", device),
+                dtype=_known_dtype(os.environ.get("MLFFD_DTYPE", dtype)),
+            )
+        )
+
+
+class MliapStudent:
+    """What ``pair_style mliap unified`` expects of a model, answered by an engine.
+
+    ``interface`` is LAMMPS' to set. The cutoff is twice ``rcutfac``.
+    """
+
+    ndescriptors = 1
+    nparams = 1
+
+    def __init__(self, engine: Engine):
+        _check_runs_in_lammps(engine)
+        self.engine = engine
+        self.interface = None
+        self.rcutfac = 0.5 * engine.cutoff
+        self.n_known = len(engine.species)
+        # LAMMPS refuses an element that is not in this list without naming it or the list. So it gets every
+        # element, the student's first, and compute_forces refuses by name what the student does not know.
+        known = [chemical_symbols[number] for number in engine.species]
+        self.element_types = known + [symbol for symbol in chemical_symbols[1:] if symbol not in known]
+        self.species = np.array(engine.species, dtype=np.int64)  # by LAMMPS' element index
+        if rank_and_size()[0] == 0:
+            print(f"mlffd: {self}", flush=True)
+
+    def __str__(self) -> str:
+        known = " ".join(self.element_types[: self.n_known])
+        engine = self.engine
+        name = engine.metadata.get("name", "student")
+        return f"{name}: elements {known}, cutoff {engine.cutoff:g} Å, {engine.device}, {engine.dtype}"
+
+    def compute_descriptors(self, data) -> None:
+        """Nothing: LAMMPS calls it before compute_forces, which does it all."""
+
+    def compute_gradients(self, data) -> None:
+        """Nothing: LAMMPS calls it before compute_forces, which does it all."""
+
+    def compute_forces(self, data) -> None:
+        """Set energy (eV), atomic energies and pair forces of the atoms this rank owns.
+
+        ``data`` is LAMMPS' view of its own memory; an array of no elements must not be asked for.
+        """
+        with EndsAllRanks("cannot compute forces"):
+            data.energy = 0.0
+            if data.nlistatoms == 0:  # this rank owns no atom
+                return
+            atomic_energies, pair_gradient = self._evaluate(data)
+            # centres are the atoms of LAMMPS' list, which leaves some out under pair_style hybrid
+            listed = atomic_energies[data.iatoms[: data.nlistatoms]]
+            data.eatoms = listed
+            data.energy = listed.sum()
+            if data.npairs > 0:
+                data.update_pair_forces(pair_gradient)
+
+    def _evaluate(self, data) -> tuple[np.ndarray, np.ndarray]:
+        """Atomic energies (nlocal,) eV and dE/drij (npairs, 3) eV/Å, contiguous float64."""
+        atomic_numbers = self._atomic_numbers(data.elems)
+        if data.npairs > 0:
+            pairs = data.pair_i, data.pair_j, data.rij
+        else:
+            pairs = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32), np.zeros((0, 3))
+        atomic_energies, pair_gradient = self.engine.evaluate_pairs(atomic_numbers, *pairs, data.nlocal)
+        return atomic_energies, np.ascontiguousarray(pair_gradient, dtype=np.float64)
+
+    def _atomic_numbers(self, elems: np.ndarray) -> np.ndarray:
+        """Atomic numbers (ntotal,) from LAMMPS' element indices.
+
+        An atom type mapped to NULL has index -1: no pair and no list holds it, so any species will do.
+
+        Raises:
+            UnknownElementError: an element of pair_coeff is not among the student's.
+        """
+        if elems.max() >= self.n_known:
+            unknown = sorted({self.element_types[k] for k in elems[elems >= self.n_known]})
+            raise UnknownElementError(
+                f"pair_coeff names {', '.join(unknown)}, but the student knows only "
+                f"{', '.join(self.element_types[: self.n_known])}: correct pair_coeff or use another student"
+            )
+        return self.species[elems]
+
+
+def _check_runs_in_lammps(student) -> None:
+    """``student``: whatever has ``n_layers``."""
+    if student.n_layers > 1:
+        raise ConfigError(
+            f"the student passes messages in {student.n_layers} layers, and the LAMMPS driver takes strictly "
+            "local students (1 layer) so far: use it through ASE or i-PI, or train a local one"
+        )
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _known_dtype(dtype: str) -> str:
+    if dtype not in _DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}; choose {' or '.join(_DTYPES)}")
+    return dtype
