@@ -1,0 +1,196 @@
+"""A student bundle: one file of weights (safetensors) and facts about them (JSON), no code inside."""
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from ase.data import atomic_numbers
+from safetensors import SafetensorError
+from torch import Tensor
+
+from mlffd.errors import BundleError
+from mlffd.students import build_student
+from mlffd.students.student import Student
+
+FORMAT = 1
+METADATA_KEY = "mlffd"
+ZOO = Path(__file__).parent / "zoo"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A student in float64 and its metadata: ``format``, ``architecture``, ``units``, ``mlffd_version``, and
+    where training wrote them ``name``, ``teacher``, ``labels``, ``training``, ``errors``."""
+
+    student: Student
+    metadata: dict
+
+    def to_bytes(self) -> bytes:
+        """The content of the bundle file."""
+        # float32 holds what training reached; what was made as float64 (energies, exact oracles) stays so
+        tensors = {name: tensor.contiguous() for name, tensor in self.student.state_dict().items()}
+        return safetensors.torch.save(tensors, {METADATA_KEY: json.dumps(self.metadata, sort_keys=True)})
+
+
+def write_bundle(path: str | Path, student: Student, metadata: dict | None = None) -> Bundle:
+    """Write ``student`` and its facts to ``path``, atomically, and return them as a bundle."""
+    bundle = Bundle(student, complete_metadata(student, metadata or {}))
+    write_atomically(Path(path), bundle.to_bytes())
+    return bundle
+
+
+def complete_metadata(student: Student, metadata: dict) -> dict:
+    """``metadata`` with the entries every bundle has."""
+    facts = dict(
+        format=FORMAT,
+        architecture=student.architecture,
+        units=dict(energy="eV", length="Angstrom"),
+        mlffd_version=mlffd_version(),
+    )
+    return {**metadata, **facts}
+
+
+def mlffd_version() -> str:
+    """Version of the installed package, or "unknown" when run from a bare source tree."""
+    try:
+        return version("mlffd")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new one, never a part."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def locate_bundle(path_or_name: str | Path) -> Path:
+    """The file of a bundle: a bare word such as ``water`` names a student shipped with mlffd.
+
+    Raises:
+        BundleError: no such file or shipped student.
+    """
+    path = Path(path_or_name)
+    shipped = ZOO / f"{path.name}.mlffd"
+    if path.is_file():
+        return path
+    if len(path.parts) == 1 and not path.suffix and shipped.is_file():
+        return shipped
+    names = ", ".join(sorted(file.stem for file in ZOO.glob("*.mlffd"))) or "none"
+    raise BundleError(f"no student bundle at {path} (students shipped with mlffd: {names})")
+
+
+def read_bundle(path_or_name: str | Path) -> Bundle:
+    """Read a bundle file, or a shipped student by name. Nothing from the file is executed.
+
+    Raises:
+        BundleError: missing, damaged, from a newer mlffd, or its tensors do not fit its architecture.
+    """
+    path = locate_bundle(path_or_name)
+    return read_bundle_bytes(path.read_bytes(), str(path))
+
+
+def read_bundle_bytes(content: bytes, source: str = "student bundle") -> Bundle:
+    """Read a bundle from its file's content; ``source`` names it in errors. Raises as ``read_bundle``."""
+    tensors, metadata = parse(content, source)
+    metadata = upgrade(metadata, source)
+    if "architecture" not in metadata:
+        raise BundleError(f"{source}: its metadata has no architecture; try: mlffd repair")
+    try:
+        student = build_student(metadata["architecture"])
+    except (BundleError, TypeError, ValueError, RuntimeError, IndexError) as error:
+        raise BundleError(f"{source}: {one_line(error)}; try: mlffd repair") from error
+    load_tensors(student, tensors, source)
+    return Bundle(student, metadata)
+
+
+def parse(content: bytes, source: str) -> tuple[dict[str, Tensor], dict]:
+    """Tensors and metadata of a bundle file's content.
+
+    Raises:
+        BundleError: not safetensors, or without mlffd's metadata.
+    """
+    try:
+        tensors = safetensors.torch.load(content)
+        header_length = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + header_length])
+    except (SafetensorError, ValueError) as error:
+        raise BundleError(f"{source} is damaged or not a student bundle ({one_line(error)})") from error
+    try:
+        metadata = json.loads(header.get("__metadata__", {})[METADATA_KEY])
+    except (KeyError, ValueError) as error:
+        raise BundleError(f"{source} has no mlffd metadata; try: mlffd repair") from error
+    return tensors, metadata
+
+
+def load_tensors(student: Student, tensors: dict[str, Tensor], source: str) -> None:
+    """Put ``tensors`` into the student, exactly.
+
+    Raises:
+        BundleError: names or shapes differ, or a value is not finite.
+    """
+    expected = student.state_dict()
+    odd = sorted(set(expected) ^ set(tensors))
+    odd += [name for name in expected if name in tensors and expected[name].shape != tensors[name].shape]
+    if odd:
+        raise BundleError(
+            f"{source}: tensors do not fit the architecture in its metadata ({', '.join(odd[:3])}"
+            f"{', ...' if len(odd) > 3 else ''}); try: mlffd repair"
+        )
+    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise BundleError(f"{source}: {bad[0]} holds values that are not finite; the student is unusable")
+    if (
+        tuple(tensors["species_numbers"].tolist()) != student.species
+        or tensors["cutoff_radius"] != student.cutoff
+    ):
+        raise BundleError(f"{source}: species or cutoff of metadata and tensors differ; try: mlffd repair")
+    student.load_state_dict(tensors)
+
+
+def upgrade(metadata: dict, source: str = "student bundle") -> dict:
+    """Bring metadata of an older format to the present one, one format number at a time.
+
+    Raises:
+        BundleError: no format number, or one newer than this mlffd knows.
+    """
+    number = metadata.get("format")
+    if not isinstance(number, int) or number < 0:
+        raise BundleError(f"{source}: metadata has no format number; try: mlffd repair")
+    if number > FORMAT:
+        raise BundleError(
+            f"{source} has bundle format {number}, this mlffd reads up to {FORMAT}: install mlffd "
+            f"{metadata.get('mlffd_version', '')} or newer"
+        )
+    while number < FORMAT:
+        metadata = UPGRADES[number](metadata)
+        number += 1
+    return metadata
+
+
+def from_format_0(metadata: dict) -> dict:
+    """Format 0 (before the first release) named the architecture ``model`` and gave chemical symbols."""
+    metadata = dict(metadata)
+    architecture = dict(metadata.pop("model"))
+    architecture["species"] = [atomic_numbers[symbol] for symbol in architecture.pop("elements")]
+    return {**metadata, "architecture": architecture, "format": 1}
+
+
+UPGRADES = {0: from_format_0}
+
+
+def one_line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,160 @@
+"""What drivers hold: a student on a device, its neighbor lists, and checks on the way in and out."""
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase import Atoms
+
+from mlffd import graph as graphs
+from mlffd.bundle import Bundle, read_bundle
+from mlffd.errors import ConfigError, EmptyStructureError, NonFinitePositionsError, NonFiniteResultError
+from mlffd.graph import Graph
+from mlffd.predict import StructurePrediction, array, pair_gradient, predict
+from mlffd.students.student import Student, check_species
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+BACKENDS = ("reference",)
+
+
+class Engine:
+    """Evaluates a student for one structure or many.
+
+    Args:
+        source: a bundle, the path of one, the name of a shipped student, or a student.
+        device: a torch device, such as ``cpu`` or ``cuda``.
+        dtype: ``float32`` (energies are still summed in float64) or ``float64``.
+        backend: ``reference``, plain PyTorch.
+        max_batch_atoms: structures are evaluated together up to so many atoms; more are split into chunks.
+
+    Raises:
+        BundleError: the bundle cannot be read.
+        ConfigError: unknown dtype or backend, or a device this machine does not have.
+    """
+
+    def __init__(
+        self,
+        source: Bundle | Student | str | Path,
+        device: str = "cpu",
+        dtype: str = "float32",
+        backend: str = "reference",
+        max_batch_atoms: int = 2048,
+    ):
+        if dtype not in DTYPES:
+            raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+        if backend not in BACKENDS:
+            raise ConfigError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
+        if isinstance(source, str | Path):
+            source = read_bundle(source)
+        self.metadata = source.metadata if isinstance(source, Bundle) else {}
+        self.dtype, self.backend, self.max_batch_atoms = dtype, backend, max_batch_atoms
+        self.device = usable_device(device)
+        student = source.student if isinstance(source, Bundle) else source
+        self.student = deepcopy(student).cast(DTYPES[dtype]).to(self.device).requires_grad_(False).eval()
+        self.cutoff, self.species, self.n_layers = student.cutoff, student.species, student.n_layers
+
+    def evaluate(self, structures: Sequence[Atoms]) -> list[StructurePrediction]:
+        """Energy, forces and virial of each structure; sizes, cells and pbc may differ.
+
+        Raises:
+            StructureError: a structure is empty, has an unknown element, a position that is not finite or a
+                singular cell; the message says which structure.
+            NonFiniteResultError: the student returned NaN or infinity.
+        """
+        for structure in structures:
+            if len(structure) == 0:
+                raise EmptyStructureError("the structure has no atoms")
+            check_species(structure.numbers.tolist(), self.species)
+        predictions = []
+        for chunk in chunks(structures, self.max_batch_atoms):
+            parts = [
+                graphs.from_atoms(atoms, self.cutoff, DTYPES[self.dtype], self.device) for atoms in chunk
+            ]
+            predictions += predict(self.student, graphs.batch(parts)).split()
+        for k, prediction in enumerate(predictions):
+            if not (np.isfinite(prediction.energy) and np.isfinite(prediction.forces).all()):
+                raise NonFiniteResultError(
+                    f"energy or forces of structure {k} ({structures[k].get_chemical_formula()}) "
+                    "are not finite; do two atoms coincide?"
+                )
+        return predictions
+
+    def evaluate_pairs(
+        self,
+        atomic_numbers: np.ndarray,
+        pair_i: np.ndarray,
+        pair_j: np.ndarray,
+        rij: np.ndarray,
+        n_centers: int,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Evaluate from a caller's own neighbor list, as LAMMPS has it.
+
+        Args:
+            atomic_numbers: (n_atoms,), ghosts last.
+            pair_i, pair_j: (n_pairs,), every pair in both directions, ``pair_i`` < ``n_centers``.
+            rij: (n_pairs, 3) in Å, ``x_j - x_i``.
+            n_centers: atoms from this index on are ghosts.
+
+        Returns:
+            atomic_energies (n_centers,) in eV and dE/drij (n_pairs, 3) in eV/Å, both float64.
+
+        Raises:
+            NonFinitePositionsError, NonFiniteResultError, UnknownElementError.
+        """
+        if not np.isfinite(rij).all():
+            raise NonFinitePositionsError("a distance between two atoms is not finite; did the run explode?")
+        order = np.argsort(pair_i, kind="stable") if np.any(np.diff(pair_i) < 0) else None
+        if order is not None:
+            pair_i, pair_j, rij = pair_i[order], pair_j[order], rij[order]
+        graph = self._pair_graph(atomic_numbers, pair_i, pair_j, rij, n_centers)
+        energies, gradient = pair_gradient(self.student, graph)
+        energies, gradient = array(energies), array(gradient).astype(np.float64)
+        if not (np.isfinite(energies).all() and np.isfinite(gradient).all()):
+            raise NonFiniteResultError("energies or forces are not finite; do two atoms coincide?")
+        if order is not None:
+            unsorted = np.empty_like(gradient)
+            unsorted[order] = gradient
+            gradient = unsorted
+        return energies, gradient
+
+    def _pair_graph(self, atomic_numbers, pair_i, pair_j, rij, n_centers: int) -> Graph:
+        numbers = torch.as_tensor(np.asarray(atomic_numbers, dtype=np.int64), device=self.device)
+        edge_index = np.stack([pair_i, pair_j]).astype(np.int64)
+        return Graph(
+            atomic_numbers=numbers,
+            edge_index=torch.as_tensor(edge_index, device=self.device),
+            edge_vectors=torch.as_tensor(np.asarray(rij), device=self.device).to(DTYPES[self.dtype]),
+            system_idx=torch.zeros_like(numbers),
+            n_systems=1,
+            volume=torch.full((1,), torch.nan, dtype=torch.float64, device=self.device),
+            n_centers=int(n_centers),
+        )
+
+
+def chunks(structures: Sequence[Atoms], max_atoms: int) -> Iterator[list[Atoms]]:
+    """Split a list so that no part has more than ``max_atoms`` atoms, unless one structure alone has."""
+    chunk, n_atoms = [], 0
+    for structure in structures:
+        if chunk and n_atoms + len(structure) > max_atoms:
+            yield chunk
+            chunk, n_atoms = [], 0
+        chunk.append(structure)
+        n_atoms += len(structure)
+    if chunk:
+        yield chunk
+
+
+def usable_device(name: str) -> torch.device:
+    """The torch device of that name.
+
+    Raises:
+        ConfigError: not a device, or not on this machine.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {name!r} is not usable here: {str(error).splitlines()[0]}") from error
+    return device

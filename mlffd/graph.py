@@ -1,0 +1,94 @@
+"""The one type a student sees: atoms, edges and edge vectors, of one structure or of many."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from ase import Atoms
+from torch import Tensor
+
+from mlffd.neighbors import neighbor_list
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Atoms and their neighbors within a cutoff; several structures lie one after the other.
+
+    ``i, j = edge_index``: ``i`` is the centre, ``j`` the neighbor, and edges are sorted by ``i``.
+    Atoms from ``n_centers`` on are ghosts: neighbors only, without edges or energy of their own (LAMMPS).
+    """
+
+    atomic_numbers: Tensor  # (n_atoms,) int64
+    edge_index: Tensor  # (2, n_edges) int64
+    edge_vectors: Tensor  # (n_edges, 3) Å
+    system_idx: Tensor  # (n_atoms,) int64
+    n_systems: int
+    volume: Tensor  # (n_systems,) Å^3 float64, nan where not periodic in three directions
+    n_centers: int
+
+    @property
+    def n_atoms(self) -> int:
+        return self.atomic_numbers.shape[0]
+
+    @property
+    def n_edges(self) -> int:
+        return self.edge_index.shape[1]
+
+
+def from_atoms(
+    atoms: Atoms, cutoff: float, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
+) -> Graph:
+    """The graph of one ASE structure.
+
+    Distances are formed in float64 and only then cast, so that atoms far outside the cell lose nothing.
+
+    Raises:
+        StructureError: see ``mlffd.neighbors.neighbor_list``.
+    """
+    edge_index, edge_vectors, _ = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, cutoff)
+    volume = abs(np.linalg.det(atoms.cell.array)) if atoms.pbc.all() else np.nan
+    return Graph(
+        atomic_numbers=torch.as_tensor(atoms.numbers, dtype=torch.int64, device=device),
+        edge_index=torch.as_tensor(edge_index, device=device),
+        edge_vectors=torch.as_tensor(edge_vectors, dtype=dtype, device=device),
+        system_idx=torch.zeros(len(atoms), dtype=torch.int64, device=device),
+        n_systems=1,
+        volume=torch.tensor([volume], dtype=torch.float64, device=device),
+        n_centers=len(atoms),
+    )
+
+
+def batch(graphs: Sequence[Graph]) -> Graph:
+    """Several graphs, of any sizes, as one; without ghosts.
+
+    Raises:
+        ValueError: no graph, or one with ghosts.
+    """
+    if not graphs or any(graph.n_centers != graph.n_atoms for graph in graphs):
+        raise ValueError("batch takes at least one graph, and none with ghosts")
+    if len(graphs) == 1:
+        return graphs[0]
+    first_atom = np.cumsum([0] + [graph.n_atoms for graph in graphs])
+    first_system = np.cumsum([0] + [graph.n_systems for graph in graphs])
+    return Graph(
+        atomic_numbers=torch.cat([graph.atomic_numbers for graph in graphs]),
+        edge_index=torch.cat([g.edge_index + int(k) for g, k in zip(graphs, first_atom)], dim=1),
+        edge_vectors=torch.cat([graph.edge_vectors for graph in graphs]),
+        system_idx=torch.cat([g.system_idx + int(k) for g, k in zip(graphs, first_system)]),
+        n_systems=int(first_system[-1]),
+        volume=torch.cat([graph.volume for graph in graphs]),
+        n_centers=int(first_atom[-1]),
+    )
+
+
+def sum_over_neighbors(edge_values: Tensor, graph: Graph) -> Tensor:
+    """Sum values of edges (n_edges, ...) over the neighbors of each centre: (n_centers, ...)."""
+    total = edge_values.new_zeros(graph.n_centers, *edge_values.shape[1:])
+    return total.index_add(0, graph.edge_index[0], edge_values)
+
+
+def sum_per_system(atom_values: Tensor, graph: Graph) -> Tensor:
+    """Sum values of centres (n_centers, ...) over the atoms of each structure: (n_systems, ...)."""
+    total = atom_values.new_zeros(graph.n_systems, *atom_values.shape[1:])
+    return total.index_add(0, graph.system_idx[: graph.n_centers], atom_values)

@@ -1,0 +1,98 @@
+"""PaiNN: equivariant message passing with scalar and vector features.
+
+Schütt, Unke, Gastegger, "Equivariant message passing for the prediction of tensorial properties and
+molecular spectra", ICML 2021. Equations are cited as there.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from mlffd.graph import Graph, sum_over_neighbors
+from mlffd.students.radial import bessel_basis
+from mlffd.students.student import TrainedStudent
+
+
+class PainnStudent(TrainedStudent):
+    """``layers`` rounds of messages with ``features`` scalar and vector channels."""
+
+    family = "painn"
+
+    def __init__(
+        self,
+        species: tuple[int, ...],
+        cutoff: float = 5.0,
+        n_radial: int = 20,
+        features: int = 64,
+        layers: int = 2,
+    ):
+        super().__init__(species, cutoff)
+        self.n_radial, self.features, self.n_layers = n_radial, features, layers
+        self.embedding = nn.Embedding(len(self.species), features)
+        self.messages = nn.ModuleList(Message(features, n_radial) for _ in range(layers))
+        self.updates = nn.ModuleList(Update(features) for _ in range(layers))
+        self.readout = two_layers(features, features // 2, 1)
+
+    @property
+    def architecture(self) -> dict:
+        return dict(
+            family=self.family, species=list(self.species), cutoff=self.cutoff, n_radial=self.n_radial,
+            features=self.features, layers=self.n_layers,
+        )  # fmt: skip
+
+    def interaction(self, graph: Graph, species_idx: Tensor, distance: Tensor) -> Tensor:
+        if graph.n_centers != graph.n_atoms:
+            raise ValueError("message passing needs the neighbors of every atom, ghosts included")
+        directions = graph.edge_vectors / distance[:, None]
+        radial = bessel_basis(distance, self.cutoff, self.n_radial).T
+        scalars = self.embedding(species_idx)
+        vectors = scalars.new_zeros(graph.n_atoms, 3, self.features)
+        for message, update in zip(self.messages, self.updates):
+            scalars, vectors = message(graph, directions, radial, scalars, vectors)
+            scalars, vectors = update(scalars, vectors)
+        return self.readout(scalars)[:, 0]
+
+
+class Message(nn.Module):
+    """Scalars and vectors gathered from neighbors (eqs. 7 and 8)."""
+
+    def __init__(self, features: int, n_radial: int):
+        super().__init__()
+        self.network = two_layers(features, features, 3 * features)
+        # no bias: the filters vanish smoothly at the cutoff, as the radial basis does
+        self.filters = nn.Linear(n_radial, 3 * features, bias=False)
+
+    def forward(
+        self, graph: Graph, directions: Tensor, radial: Tensor, scalars: Tensor, vectors: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        j = graph.edge_index[1]
+        weights = self.network(scalars)[j] * self.filters(radial)
+        to_scalars, from_vectors, from_directions = weights.chunk(3, dim=1)
+        to_vectors = (
+            vectors[j] * from_vectors[:, None, :] + directions[:, :, None] * from_directions[:, None, :]
+        )
+        return scalars + sum_over_neighbors(to_scalars, graph), vectors + sum_over_neighbors(
+            to_vectors, graph
+        )
+
+
+class Update(nn.Module):
+    """Scalars and vectors of one atom mixed (eqs. 9 and 10)."""
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.mix = nn.Linear(features, 2 * features, bias=False)
+        self.network = two_layers(2 * features, features, 3 * features)
+
+    def forward(self, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        left, right = self.mix(vectors).chunk(2, dim=2)
+        # the small constant keeps the derivative of the norm finite where an atom has no neighbors
+        norm = torch.sqrt((right * right).sum(1) + 1e-8)
+        weights = self.network(torch.cat([scalars, norm], dim=1))
+        scale_vectors, scale_product, add = weights.chunk(3, dim=1)
+        scalars = scalars + scale_product * (left * right).sum(1) + add
+        return scalars, vectors + scale_vectors[:, None, :] * left
+
+
+def two_layers(n_in: int, n_hidden: int, n_out: int) -> nn.Sequential:
+    """Linear, SiLU, linear."""
+    return nn.Sequential(nn.Linear(n_in, n_hidden), nn.SiLU(), nn.Linear(n_hidden, n_out))

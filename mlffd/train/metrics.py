@@ -1,0 +1,71 @@
+"""Errors of a student on labelled structures, in the units the field quotes."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+
+from mlffd.graph import Graph
+from mlffd.graph import batch as batch_graphs
+from mlffd.predict import array, predict
+from mlffd.students.student import Student
+from mlffd.train.loss import Target
+from mlffd.units import GPA
+
+MEV = 1e-3
+
+
+def evaluate(student: Student, frames: list[tuple[Graph, Target]], batch_size: int = 4) -> dict:
+    """Errors of energy (meV/atom), forces (meV/Å, whole and by element) and stress (GPa)."""
+    energy, forces, stress, numbers = [], [], [], []
+    for graphs, targets in batches(frames, batch_size):
+        graph = batch_graphs(graphs)
+        prediction = predict(student, graph)
+        n_atoms = torch.bincount(graph.system_idx, minlength=graph.n_systems)
+        energy.append(array((prediction.energy - torch.cat([t.energy for t in targets])) / n_atoms))
+        forces.append(array(prediction.forces - torch.cat([t.forces for t in targets])).astype(np.float64))
+        stress.append(array(prediction.stress - torch.cat([t.stress for t in targets])))
+        numbers.append(array(graph.atomic_numbers))
+    reference = np.concatenate([array(target.forces) for _, target in frames])
+    return summary(*map(np.concatenate, (energy, forces, stress, numbers)), reference)
+
+
+def summary(
+    energy: np.ndarray, forces: np.ndarray, stress: np.ndarray, numbers: np.ndarray, reference: np.ndarray
+) -> dict:
+    """A table of errors.
+
+    ``energy`` (n_frames,) eV/atom, ``forces`` (n, 3) eV/Å and ``stress`` (n_frames, 3, 3) eV/Å^3 are errors;
+    ``reference`` (n, 3) are the teacher's forces, whose RMS is the scale to judge by.
+    """
+    errors = {
+        "n_frames": len(energy),
+        "energy_mae_mev_per_atom": mae(energy) / MEV,
+        "energy_rmse_mev_per_atom": rms(energy) / MEV,
+        "force_mae_mev_per_angstrom": mae(forces) / MEV,
+        "force_rmse_mev_per_angstrom": rms(forces) / MEV,
+        "teacher_force_rms_mev_per_angstrom": rms(reference) / MEV,
+        "force_mae_by_element": {
+            chemical_symbols[z]: mae(forces[numbers == z]) / MEV for z in np.unique(numbers)
+        },
+    }
+    known = np.isfinite(stress).all(axis=(1, 2))
+    if known.any():
+        errors["stress_mae_gpa"] = mae(stress[known]) / GPA
+    return errors
+
+
+def batches(frames: list, batch_size: int) -> Iterable[tuple[list[Graph], list[Target]]]:
+    """Consecutive groups of ``batch_size`` frames, graphs and targets apart."""
+    for first in range(0, len(frames), batch_size):
+        graphs, targets = zip(*frames[first : first + batch_size])
+        yield list(graphs), list(targets)
+
+
+def mae(errors: np.ndarray) -> float:
+    return float(np.abs(errors).mean())
+
+
+def rms(values: np.ndarray) -> float:
+    return float(np.sqrt((values**2).mean()))
