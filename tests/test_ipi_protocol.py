@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: MIT
+"""The protocol without a socket, and what surrounds the loop of ``mlffd-driver``: template, report."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.io import write
+from ase.units import Bohr
+from ipi_evaluators import Recorder, argon, harmonic, message_stream
+
+from mlffd.drivers import ipi_client, ipi_loop
+from mlffd.drivers.ipi_loop import Evaluator
+from mlffd.drivers.ipi_protocol import Answer, Request, Session, encode_answer, header
+from mlffd.errors import ConfigError
+
+
+@pytest.mark.parametrize("piece", [1, 7, 100, 10**6])
+def test_messages_may_arrive_in_any_pieces(piece):
+    structures = [argon(seed) for seed in range(3)]
+    answer = Answer(np.arange(3.0), np.ones((3, 4, 3)), np.ones((3, 3, 3)))
+    session, stream, sent = Session({4}), message_stream(structures), b""
+    for start in range(0, len(stream), piece):
+        session.feed(stream[start : start + piece])
+        sent += session.advance()
+        if session.request:
+            np.testing.assert_allclose(session.request.cells[2], structures[2].cell.array, rtol=1e-14)
+            np.testing.assert_allclose(session.request.positions[1], structures[1].positions, rtol=1e-14)
+            session.answer(answer)
+            sent += session.advance()
+    names = ["NEEDINIT", "READY", "HAVEDATA"]
+    assert sent == b"".join(map(header, names)) + encode_answer(answer) + header("READY")
+    assert session.finished
+
+
+def test_status_waits_while_busy():
+    session = Session({4})
+    session.feed(message_stream([argon(), argon(1)]))
+    assert session.advance() == header("NEEDINIT") + header("READY")
+    assert session.request
+    assert session.advance() == b""  # the STATUS that follows stays unanswered
+
+
+def test_repeats_count_only_at_the_end():
+    a, b = np.zeros((4, 3)), np.ones((4, 3))
+    nan = np.full((4, 3), np.nan)
+
+    def n_distinct(*positions):
+        return Request(np.zeros((len(positions), 3, 3)), np.array(positions)).n_distinct()
+
+    assert [n_distinct(a), n_distinct(a, b), n_distinct(a, a, b), n_distinct(a, b, b, b)] == [1, 2, 3, 2]
+    assert n_distinct(a, b, a, a) == 3
+    assert n_distinct(b, b, b) == 1
+    assert n_distinct(a, nan, nan) == 3
+
+
+def test_equal_positions_in_different_cells_are_no_repeats():
+    assert Request(np.arange(18.0).reshape(2, 3, 3), np.zeros((2, 4, 3))).n_distinct() == 2
+
+
+IPI_XYZ = "1\n# CELL(abcABC): {0:.5f} {0:.5f} {0:.5f} 90.0 90.0 60.0 {1}\nAr 1.0 2.0 3.0\n"
+
+
+@pytest.mark.parametrize(("units", "scale"), [("positions{angstrom} cell{angstrom}", 1.0), ("Step: 0", Bohr)])
+def test_template_from_ipi_has_its_cell(tmp_path, units, scale):
+    path = tmp_path / "init.xyz"
+    path.write_text(IPI_XYZ.format(12.0, units))
+    atoms = ipi_client.read_template(path)
+    assert atoms.pbc.all()
+    np.testing.assert_allclose(atoms.cell.lengths(), 12.0 * scale)
+    np.testing.assert_allclose(atoms.positions, [np.array([1.0, 2.0, 3.0]) * scale])
+
+
+def test_template_pbc(tmp_path):
+    write(tmp_path / "bulk.xyz", argon(), format="extxyz")
+    write(tmp_path / "pair.xyz", Atoms("Ar2", np.eye(3)[:2]), format="xyz")
+    assert ipi_client.read_template(tmp_path / "bulk.xyz").pbc.all()
+    assert ipi_client.read_template(tmp_path / "bulk.xyz", "xy").pbc.tolist() == [True, True, False]
+    assert not ipi_client.read_template(tmp_path / "bulk.xyz", "none").pbc.any()
+    assert not ipi_client.read_template(tmp_path / "pair.xyz").pbc.any()
+    with pytest.raises(ConfigError, match="no cell of three vectors"):
+        ipi_client.read_template(tmp_path / "pair.xyz", "xyz")
+
+
+def test_template_that_is_none(tmp_path):
+    (tmp_path / "nonsense.xyz").write_text("not a structure\n")
+    (tmp_path / "nonsense").write_bytes(bytes(range(256)))
+    for name in ("missing.xyz", "nonsense.xyz", "nonsense"):
+        with pytest.raises(ConfigError, match=name):
+            ipi_client.read_template(tmp_path / name)
+
+
+def test_report_and_summary(tmp_path):
+    tally = ipi_loop.Tally()
+    tally.count(7, 8, 0.5)
+    tally.waited(0.5)
+    assert "1 evaluations of 7 structures (1 repeats not evaluated), 1.0/s" in ipi_client.summary(tally)
+    ipi_client.write_report(tmp_path / "report.json", tally, {"n_atoms": 192})
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["n_atoms"] == 192
+    assert report["structures"] == 7
+    assert os.listdir(tmp_path) == ["report.json"]
+
+
+def test_warm_up_happens_once_for_each_batch_size():
+    recorder = Recorder(harmonic(0.1))
+    evaluator = Evaluator(argon(), recorder)
+    for n_structures in (1, 8, 1, 8):
+        evaluator.warm_up(n_structures)
+    assert [len(call) for call in recorder.calls] == [1, 8]
+    assert evaluator.tally.evaluations == 0
