@@ -107,8 +107,15 @@ def _one_thread_processes(count, teacher):
         _restore_environment(before)
         for member in crew:
             member.pipe.close()
-            member.process.terminate()
-            member.process.join()
+            _end(member)
+
+
+def _end(member):
+    """An idle process ends by itself when its pipe closes; a busy one is not waited for."""
+    if member.frame is None:
+        member.process.join(10)
+    member.process.terminate()
+    member.process.join()
 
 
 def _restore_environment(before):
@@ -170,11 +177,19 @@ def _keep(member, structures, store, progress):
             " out of memory?): what is labelled is kept; run again, perhaps with fewer workers"
         ) from error
     try:
-        if found is not None:
-            store.add(member.frame, structures[member.frame], *found)
-    except LabelError as error:
-        reason = str(error)
-    if reason is not None:
-        store.fail(member.frame, reason)
-        progress.write(f"frame {member.frame} failed: {reason}")
+        reason = reason or _refused(store, member.frame, structures[member.frame], found)
+        if reason is not None:
+            store.fail(member.frame, reason)
+            progress.write(f"frame {member.frame} failed: {reason}")
+    except OSError as error:  # a full disk is no fault of the frame
+        raise LabelError(f"cannot write into {store.parts}: {error.strerror}; run again to go on") from error
     progress.update()
+
+
+def _refused(store, number, atoms, found):
+    """Store a label; why it was refused, or None."""
+    try:
+        store.add(number, atoms, *found)
+    except LabelError as error:
+        return str(error)
+    return None

@@ -1,19 +1,15 @@
 # SPDX-License-Identifier: MIT
 """Sample structures by molecular dynamics, for a teacher to label.
 
-A sampling config names a calculator to drive the dynamics and a list of stages; every stage is a
-grid of temperatures x densities x replicas, and every point of it is one trajectory. A finished
-trajectory is kept on disk and never run again; its random numbers follow from its settings alone.
+plan.py tells which trajectories a config asks for. A finished trajectory is kept on disk and never
+run again; its random numbers follow from its settings alone.
 """
 
-import difflib
-import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
+import warnings
 from functools import partial
-from itertools import product
 from pathlib import Path
 
 import ase.io
@@ -22,36 +18,16 @@ from ase import units
 from ase.io.formats import UnknownFileTypeError
 from ase.md.bussi import Bussi
 from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+from ase.md.velocitydistribution import Stationary
 from ase.neighborlist import natural_cutoffs, neighbor_list
 from ase.optimize import FIRE
 from tqdm import tqdm
 
 from mlffd.dataset.pack import density, packed_box
+from mlffd.dataset.plan import digest, locate, plan
 from mlffd.errors import ConfigError, MlffdError
 from mlffd.teachers import load_teacher
 
-# a stage's settings; None: no default
-STAGE = {
-    "name": None,
-    "calculator": None,  # as the config's own, for this stage only
-    "start": None,  # a structure file; a trajectory starts from a frame of it with the nearest density
-    "composition": None,  # or a packed box, such as { H2O = 64 }
-    "temperatures": None,  # K
-    "densities": None,  # g/cm3; may be left out with `start`
-    "frames": None,  # kept per trajectory
-    "interval": None,  # steps between kept frames
-    "replicas": 1,
-    "equilibration": 0,  # steps before the first interval
-    "relax": 0,  # most steps of energy minimisation before the dynamics
-    "timestep_fs": 0.5,
-    "thermostat": "langevin",  # or "bussi"
-    "time_constant_fs": 100.0,  # of the thermostat
-    "rattle_fraction": 0.0,  # of the kept frames, displaced at random when written
-    "rattle_stdev": [0.02, 0.05],  # Å; each rattled frame draws one between these
-    "max_force": 50.0,  # eV/Å; beyond it a trajectory counts as blown up
-}
-REQUIRED = ("name", "temperatures", "frames", "interval")
 CHECK_STEPS = 10  # how often a running trajectory is looked at
 # what calculators raise for structures out of any order; set-up errors surface before the dynamics
 BLOW_UPS = (MlffdError, ValueError, ArithmeticError)
@@ -61,38 +37,18 @@ class BlownUpError(MlffdError):
     """A trajectory left all reason; its frames up to the last sane one are kept."""
 
 
-@dataclass(frozen=True)
-class Trajectory:
-    """One run: the settings that determine it, and the key (sha256) that stands for them."""
-
-    settings: dict
-    key: str
-
-    @property
-    def title(self):
-        """For people: stage, temperature, density."""
-        s = self.settings
-        at = f" {s['density']:g} g/cm3" if s["density"] else ""
-        return f"{s['name']} {s['temperature']:g} K{at} #{s['replica']}"
-
-    @property
-    def n_steps(self):
-        """MD steps of the whole run."""
-        return self.settings["equilibration"] + self.settings["frames"] * self.settings["interval"]
-
-
 def sample(config, output, load_calculator=None, directory="."):
     """Run every trajectory of `config` and write the frames kept to `output` (extxyz), whole or not at all.
 
     `load_calculator(spec)` returns the ASE calculator for a calculator table of the config; by default
-    a teacher. Files named in the config are relative to `directory`. `output`.json tells what became
-    of each trajectory, and why one was cut. Returns that report.
+    a teacher. Files that the config names are looked for in `directory`, then here. `output`.json tells what
+    became of each trajectory, and why one was cut. Returns that report.
     Raises ConfigError for a config that cannot be meant, MlffdError when not one sane frame came out.
     """
     output, directory = Path(output), Path(directory)
     trajectories = plan(config, directory)
     report_path = output.with_name(output.name + ".json")
-    key = _digest([t.key for t in trajectories])
+    key = digest([t.key for t in trajectories])
     if output.exists() and report_path.exists():
         report = json.loads(report_path.read_text())
         if report["key"] == key:
@@ -118,69 +74,6 @@ def _teacher_calculator(spec, directory):
     return load_teacher(spec, directory=directory).calculator
 
 
-def plan(config, directory="."):
-    """The list of Trajectory that a sampling config asks for, checked."""
-    _check_keys("the sampling config", config, ("seed", "calculator", "stages"))
-    if not config.get("stages"):
-        raise ConfigError("the sampling config has no [[stages]]")
-    stages = [_stage(stage, config) for stage in config["stages"]]
-    names = [stage["name"] for stage in stages]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"two stages share a name: {', '.join(sorted(names))}")
-    return [t for stage in stages for t in _grid(stage, config.get("seed", 0), Path(directory))]
-
-
-def _stage(stage, config):
-    _check_keys("a stage", stage, STAGE)
-    stage = {**STAGE, **stage}
-    stage["calculator"] = stage["calculator"] or config.get("calculator")
-    missing = [key for key in (*REQUIRED, "calculator") if stage[key] is None]
-    if missing:
-        raise ConfigError(f"stage {stage['name']}: {missing[0]} is missing")
-    if (stage["start"] is None) == (stage["composition"] is None):
-        raise ConfigError(f"stage {stage['name']}: give either start or composition")
-    if stage["composition"] is not None and not stage["densities"]:
-        raise ConfigError(f"stage {stage['name']}: a composition needs densities (g/cm3)")
-    if stage["thermostat"] not in ("langevin", "bussi"):
-        raise ConfigError(f"stage {stage['name']}: no thermostat {stage['thermostat']}: langevin or bussi")
-    return stage
-
-
-def _check_keys(what, table, known):
-    for key in table:
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(known)}"
-            raise ConfigError(f"{what} has no setting {key!r}: {hint}")
-
-
-def _grid(stage, seed, directory):
-    """Trajectories of a stage: temperatures x densities x replicas."""
-    common = {k: v for k, v in stage.items() if k not in ("temperatures", "densities", "replicas")}
-    common["files"] = {
-        path: _file_digest(directory / path)
-        for path in (stage["start"], _bundle(stage["calculator"]))
-        if path is not None and (directory / path).is_file()
-    }
-    for temperature, rho, replica in product(
-        stage["temperatures"], stage["densities"] or [None], range(stage["replicas"])
-    ):
-        settings = {**common, "temperature": temperature, "density": rho, "replica": replica, "seed": seed}
-        yield Trajectory(settings, _digest(settings))
-
-
-def _bundle(spec):
-    return spec.get("bundle") if isinstance(spec, dict) else None
-
-
-def _digest(settings):
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-
-def _file_digest(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 class _Calculators:
     """Calculators by their table in the config, each loaded once."""
 
@@ -188,7 +81,7 @@ class _Calculators:
         self.load, self.loaded = load, {}
 
     def __getitem__(self, spec):
-        key = _digest(spec)
+        key = digest(spec)
         if key not in self.loaded:
             self.loaded[key] = self.load(spec)
         return self.loaded[key]
@@ -200,10 +93,12 @@ def _finished_or_run(trajectory, parts, calculators, directory, progress):
     if report_path.exists():
         progress.update(trajectory.n_steps)
         return json.loads(report_path.read_text())
+    end = progress.n + trajectory.n_steps
     calculator = calculators[trajectory.settings["calculator"]]
     frames, reason = run_trajectory(trajectory, calculator, directory, progress)
+    progress.update(end - progress.n)  # a trajectory that was cut is over, too
     if reason:
-        progress.write(f"{trajectory.title}: cut after {len(frames)} frames: {reason}")
+        progress.write(f"{trajectory.title} blew up, cut after {len(frames)} frames: {reason}")
     if frames:
         _write_frames(_part(parts, trajectory), frames)
     report = {
@@ -242,7 +137,7 @@ def run_trajectory(trajectory, calculator, directory=Path("."), progress=None):
 def _start(settings, directory, rng):
     if settings["composition"] is not None:
         return packed_box(settings["composition"], settings["density"], rng)
-    path = directory / settings["start"]
+    path = locate(settings["start"], directory)
     try:
         frames = ase.io.read(path, index=":")
     except (OSError, ValueError, KeyError, UnknownFileTypeError) as error:
@@ -260,14 +155,19 @@ def _start(settings, directory, rng):
 
 def _dynamics(atoms, settings, rng):
     temperature, fs = settings["temperature"], units.fs
-    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=rng)
+    width = np.sqrt(atoms.get_masses() * units.kB * temperature)[:, None]
+    atoms.set_momenta(rng.standard_normal((len(atoms), 3)) * width)  # Maxwell and Boltzmann's
     Stationary(atoms)
     time_constant = settings["time_constant_fs"] * fs
     timestep = settings["timestep_fs"] * fs
     if settings["thermostat"] == "bussi":
         dynamics = Bussi(atoms, timestep, temperature_K=temperature, taut=time_constant, rng=rng)
     else:
-        dynamics = Langevin(atoms, timestep, temperature_K=temperature, friction=1 / time_constant, rng=rng)
+        with warnings.catch_warnings():
+            # ASE >= 3.28 says of its default that it keeps the center of mass in place, as we want it
+            warnings.simplefilter("ignore", FutureWarning)
+            friction = 1 / time_constant
+            dynamics = Langevin(atoms, timestep, temperature_K=temperature, friction=friction, rng=rng)
     dynamics.attach(lambda: _check_motion(atoms, temperature), interval=CHECK_STEPS)
     return dynamics
 

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: MIT
+"""Sampling: packed boxes, seeds, frames cut where a run blew up, nothing run twice."""
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.calculators.lj import LennardJones
+
+from mlffd.dataset.pack import density, packed_box
+from mlffd.dataset.plan import plan
+from mlffd.dataset.sample import sample
+from mlffd.errors import ConfigError, MlffdError
+
+ARGON = {"name": "lj", "epsilon": 0.0104, "sigma": 3.4, "rc": 6.0}
+
+
+def config(**changes):
+    stage = {
+        "name": "liquid",
+        "composition": {"Ar": 8},
+        "temperatures": [90],
+        "densities": [1.2],
+        "timestep_fs": 5.0,
+        "equilibration": 20,
+        "interval": 10,
+        "frames": 3,
+    }
+    return {"seed": 7, "calculator": ARGON, "stages": [{**stage, **changes}]}
+
+
+def positions(path):
+    return np.array([atoms.positions for atoms in ase.io.read(path, ":")])
+
+
+@pytest.mark.parametrize("composition", [{"H2O": 20}, {"CH3OH": 6, "Ne": 5}])
+def test_packed_box(composition):
+    box = packed_box(composition, 0.9, np.random.default_rng(3))
+    assert density(box) == pytest.approx(0.9)
+    molecule = np.repeat(np.arange(sum(composition.values())), _sizes(composition))
+    distances = box.get_all_distances(mic=True)
+    assert distances[molecule[:, None] != molecule].min() > 1.2
+    assert box.pbc.all()
+
+
+def _sizes(composition):
+    return [
+        size
+        for name, count in composition.items()
+        for size in [{"H2O": 3, "CH3OH": 6, "Ne": 1}[name]] * count
+    ]
+
+
+def test_density_of_water_by_hand():
+    """One molecule of 18.015 amu in 29.915 Å^3 is 1 g/cm3."""
+    assert density(Atoms("OHH", cell=[29.915, 1, 1], pbc=True)) == pytest.approx(1.0, abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("composition", "rho", "says"),
+    [
+        ({"H2X": 3}, 1.0, "H2X"),
+        ({"H2O": 8}, 9.0, "lower the density"),
+        ({"Ar": 2}, -1, "above zero"),
+        ({}, 1.0, "empty"),
+    ],
+)
+def test_boxes_that_cannot_be(composition, rho, says):
+    with pytest.raises(ConfigError, match=says):
+        packed_box(composition, rho, np.random.default_rng(0))
+
+
+def test_same_seed_same_frames_and_each_trajectory_its_own(tmp_path):
+    wanted = config(temperatures=[90, 120], replicas=2)
+    report = sample(wanted, tmp_path / "a.xyz")
+    sample(wanted, tmp_path / "b.xyz")
+    sample({**wanted, "seed": 8}, tmp_path / "c.xyz")
+    a, b, c = (positions(tmp_path / name) for name in ("a.xyz", "b.xyz", "c.xyz"))
+    np.testing.assert_array_equal(a, b)
+    assert report["frames"] == len(a) == 12
+    assert abs(a - c).max(axis=(1, 2)).min() > 1e-3
+    assert abs(a[0] - a[3]).max() > 1e-3  # another replica
+    info = ase.io.read(tmp_path / "a.xyz", 7).info
+    assert (info["stage"], info["temperature"], info["density"]) == ("liquid", 120.0, 1.2)
+
+
+@pytest.mark.parametrize("thermostat", ["langevin", "bussi"])
+def test_both_thermostats_run_at_their_temperature(tmp_path, thermostat):
+    temperatures = []
+
+    class Thermometer(LennardJones):
+        def calculate(self, atoms, *args):
+            temperatures.append(atoms.get_temperature())
+            super().calculate(atoms, *args)
+
+    sample(
+        config(
+            thermostat=thermostat, composition={"Ar": 27}, interval=400, frames=1, equilibration=0, relax=20
+        ),
+        tmp_path / "a.xyz",
+        load_calculator=lambda spec: Thermometer(**{k: v for k, v in spec.items() if k != "name"}),
+    )
+    assert np.mean(temperatures[150:]) == pytest.approx(90, abs=25)
+
+
+class Exploding(LennardJones):
+    """Lennard-Jones until its n-th evaluation; then the forces go wrong."""
+
+    def __init__(self, after, wrong, **settings):
+        super().__init__(**settings)
+        self.n_calls, self.after, self.wrong = 0, after, wrong
+
+    def calculate(self, atoms, *args):
+        super().calculate(atoms, *args)
+        self.n_calls += 1
+        if self.n_calls > self.after:
+            self.wrong(self)
+
+
+def thrown(calculator):
+    calculator.results["forces"][0] += 1e3
+
+
+def not_a_number(calculator):
+    calculator.results["forces"][0] = np.nan
+
+
+def raised(calculator):
+    raise MlffdError("the student returned NaN")
+
+
+@pytest.mark.parametrize("wrong", [thrown, not_a_number, raised])
+def test_a_blown_up_run_is_cut_at_its_last_sane_frame(tmp_path, wrong):
+    calculator = Exploding(45, wrong, epsilon=0.0104, sigma=3.4, rc=6.0)
+    report = sample(config(frames=6), tmp_path / "a.xyz", load_calculator=lambda spec: calculator)
+    run = report["trajectories"][0]
+    assert (run["kept"], run["wanted"]) == (2, 6)  # at steps 30 and 40
+    assert run["cut_because"]
+    # those kept are the very frames of a run that is not disturbed
+    sample(config(frames=6), tmp_path / "b.xyz")
+    np.testing.assert_array_equal(positions(tmp_path / "a.xyz"), positions(tmp_path / "b.xyz")[:2])
+
+
+def test_atoms_on_top_of_each_other_are_no_frame(tmp_path):
+    """A force field may be calm where atoms fuse; the sampler is not."""
+    ase.io.write(
+        tmp_path / "start.xyz", Atoms("H2", positions=[[0, 0, 0], [0, 0, 0.2]], cell=[9] * 3, pbc=True)
+    )
+    wanted = config(composition=None, densities=None, start="start.xyz", timestep_fs=0.001)
+    with pytest.raises(MlffdError, match="not one frame"):
+        sample(
+            wanted,
+            tmp_path / "a.xyz",
+            load_calculator=lambda spec: LennardJones(epsilon=0),
+            directory=tmp_path,
+        )
+
+
+def test_a_broken_set_up_is_no_blow_up(tmp_path):
+    def broken(calculator):
+        raise ValueError("box too small")
+
+    with pytest.raises(ValueError, match="box too small"):
+        sample(config(), tmp_path / "a.xyz", load_calculator=lambda spec: Exploding(0, broken))
+
+
+def test_a_finished_trajectory_is_not_run_again(tmp_path):
+    wanted = config(temperatures=[90, 120])
+    calculator = Exploding(60, interrupted, epsilon=0.0104, sigma=3.4, rc=6.0)
+    with pytest.raises(KeyboardInterrupt):
+        sample(wanted, tmp_path / "a.xyz", load_calculator=lambda spec: calculator)
+    assert not (tmp_path / "a.xyz").exists()
+
+    counting = Exploding(10**9, interrupted, epsilon=0.0104, sigma=3.4, rc=6.0)
+    sample(wanted, tmp_path / "a.xyz", load_calculator=lambda spec: counting)
+    assert counting.n_calls < 60  # one of two trajectories of 50 steps
+    sample(wanted, tmp_path / "b.xyz")
+    assert (tmp_path / "a.xyz").read_bytes() == (tmp_path / "b.xyz").read_bytes()
+
+    before = counting.n_calls
+    sample(wanted, tmp_path / "a.xyz", load_calculator=lambda spec: counting)
+    assert counting.n_calls == before
+
+
+def interrupted(calculator):
+    raise KeyboardInterrupt
+
+
+def test_start_frames_of_the_nearest_density_are_scaled_to_it(tmp_path):
+    rng = np.random.default_rng(0)
+    ase.io.write(tmp_path / "start.xyz", [packed_box({"Ar": 8}, rho, rng) for rho in (0.8, 1.2, 1.4)])
+    wanted = config(composition=None, start="start.xyz", densities=[1.25], replicas=3)
+    sample(wanted, tmp_path / "a.xyz", directory=tmp_path)
+    assert [density(a) for a in ase.io.read(tmp_path / "a.xyz", ":")] == pytest.approx([1.25] * 9, rel=1e-6)
+    keys = [t.key for t in plan(wanted, tmp_path)]
+    ase.io.write(tmp_path / "start.xyz", packed_box({"Ar": 8}, 1.2, rng))
+    assert not set(keys) & {t.key for t in plan(wanted, tmp_path)}  # other starts, other trajectories
+
+
+def test_rattled_frames_are_the_stated_fraction(tmp_path):
+    sample(config(frames=10, rattle_fraction=0.3, rattle_stdev=[0.1, 0.2]), tmp_path / "a.xyz")
+    rattles = [a.info.get("rattle") for a in ase.io.read(tmp_path / "a.xyz", ":")]
+    found = [r for r in rattles if r is not None]
+    assert len(found) == 3
+    assert all(0.1 <= r <= 0.2 for r in found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"temperatuers": [300]}, "did you mean 'temperatures'"),
+        ({"composition": None}, "either start or composition"),
+        ({"start": "x.xyz"}, "either start or composition"),
+        ({"densities": None}, "needs densities"),
+        ({"thermostat": "berendsen"}, "langevin or bussi"),
+        ({"frames": 0}, "at least 1"),
+        ({"frames": "ten"}, "frames must be"),
+        ({"temperatures": []}, "above zero"),
+        ({"calculator": None}, "calculator is missing"),
+        ({"start": "nowhere.xyz", "composition": None}, "cannot read start structures"),
+    ],
+)
+def test_configs_that_cannot_be_meant(tmp_path, changes, says):
+    with pytest.raises(ConfigError, match=says):
+        sample(config(**changes), tmp_path / "a.xyz")
+
+
+def test_no_stages(tmp_path):
+    with pytest.raises(ConfigError, match="no \\[\\[stages\\]\\]"):
+        sample({"calculator": ARGON}, tmp_path / "a.xyz")
