@@ -204,15 +204,17 @@ def fit_reference_energies(student: TrainedStudent, labels: LabelledSet) -> None
     student.baseline.reference_energies.copy_(torch.from_numpy(energies))
 
 
-def labelled_graphs(labels: LabelledSet, cutoff: float) -> list[tuple[Graph, Target]]:
+def labelled_graphs(
+    labels: LabelledSet, cutoff: float, dtype: torch.dtype = DTYPE
+) -> list[tuple[Graph, Target]]:
     """Graphs and targets of all frames; neighbor lists are built once."""
     rows = zip(labels.structures, labels.energies, labels.forces, labels.stresses)
     return [
         (
-            from_atoms(atoms, cutoff, DTYPE),
+            from_atoms(atoms, cutoff, dtype),
             Target(
                 torch.tensor([energy], dtype=torch.float64),
-                torch.as_tensor(forces, dtype=DTYPE),
+                torch.as_tensor(forces, dtype=dtype),
                 torch.as_tensor(stress, dtype=torch.float64)[None],
             ),
         )
@@ -242,7 +244,7 @@ def describe_run(labels: LabelledSet, architecture: dict, config: TrainConfig) -
 def training_facts(labels: LabelledSet, config: TrainConfig, errors: dict) -> dict:
     """What the bundle says of its origin."""
     return {
-        "teacher": labels.metadata,
+        "teacher": labels.metadata["teacher"],
         "labels": {"sha256": labels.hash, "n_frames": len(labels.structures)},
         "training": {**dataclasses.asdict(config), "date": time.strftime("%Y-%m-%d", time.gmtime())},
         "errors": {"validation": errors},

@@ -1,0 +1,213 @@
+"""The command line: one verb, one function. ``mlffd --help`` lists the verbs."""
+
+import argparse
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+from mlffd.errors import ConfigError, MlffdError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; 0 on success, 1 with one clear line on standard error if it cannot be done."""
+    options = parser().parse_args(arguments)
+    try:
+        return options.verb(options) or 0
+    except MlffdError as error:
+        print(f"mlffd: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("mlffd: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """All verbs and their options."""
+    top = argparse.ArgumentParser(prog="mlffd", description=sys.modules["mlffd"].__doc__)
+    verbs = top.add_subparsers(required=True, metavar="VERB")
+
+    def verb(function, name: str, within=verbs) -> argparse.ArgumentParser:
+        sub = within.add_parser(name, help=function.__doc__, description=function.__doc__)
+        sub.set_defaults(verb=function)
+        return sub
+
+    sub = verb(run_distill, "distill")
+    sub.add_argument("config", type=Path, help="TOML file; see configs/water/water.toml")
+
+    sub = verb(run_sample, "sample")
+    sub.add_argument("config", type=Path, help="TOML file with stages; see mlffd/dataset/sample.py")
+    sub.add_argument("-o", "--output", type=Path, required=True, help="extxyz file to write")
+
+    sub = verb(run_label, "label")
+    sub.add_argument("frames", type=Path, help="structures, any file ASE reads")
+    sub.add_argument("--teacher", required=True, help="lj, 7net-0, 7net-mf-0 or module:factory")
+    sub.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="teacher settings")
+    sub.add_argument("--workers", type=int, default=1, help="one-thread processes")
+    sub.add_argument("-o", "--output", type=Path, required=True, help="HDF5 label file")
+
+    sub = verb(run_train, "train")
+    sub.add_argument("labels", type=Path, nargs="+", help="HDF5 label files")
+    sub.add_argument("--config", type=Path, help="TOML file with tables [student] and [train]")
+    sub.add_argument("-o", "--output", type=Path, required=True, help="student bundle to write")
+
+    sub = verb(run_evaluate, "evaluate")
+    sub.add_argument("bundle", help="student bundle, or name of a shipped student")
+    sub.add_argument("labels", type=Path, help="HDF5 label file")
+    sub.add_argument("-o", "--output", type=Path, help="write the errors as JSON")
+
+    for function, name in ((run_info, "info"), (run_check, "check")):
+        verb(function, name).add_argument("bundle", help="student bundle, or name of a shipped student")
+
+    sub = verb(run_repair, "repair")
+    sub.add_argument("file", type=Path, help="bundle with wrong metadata, or PyTorch state dict")
+    sub.add_argument("-o", "--output", type=Path, required=True, help="student bundle to write")
+    sub.add_argument("--species", nargs="+", help="elements, in the order of the tensors")
+    sub.add_argument("--cutoff", type=float, help="Å")
+
+    lammps = verbs.add_parser("lammps", help="Use a student in LAMMPS.").add_subparsers(
+        required=True, metavar="VERB"
+    )
+    sub = verb(run_lammps_export, "export", lammps)
+    sub.add_argument("bundle", help="student bundle, or name of a shipped student")
+    sub.add_argument("-o", "--output", type=Path, required=True, help="file for pair_style mliap unified")
+    sub.add_argument("--device", default="cpu", help="torch device (MLFFD_DEVICE overrides it)")
+    sub.add_argument("--dtype", default="float32", help="float32 or float64 (MLFFD_DTYPE overrides it)")
+    sub = verb(run_lammps_summary, "summary", lammps)
+    sub.add_argument("log", type=Path, help="LAMMPS log file")
+    return top
+
+
+# verbs import what they need when they run: `mlffd --help` starts without torch
+
+
+def run_distill(options) -> None:
+    """Distil a teacher into a student: rounds of sampling, labelling and training, then held-out errors."""
+    from mlffd.distill import distill
+
+    load = partial(load_calculator, directory=options.config.parent)
+    print(json.dumps(distill(options.config, load), indent=1))
+
+
+def run_sample(options) -> None:
+    """Sample structures by molecular dynamics for a teacher to label."""
+    from mlffd.config import read_toml
+    from mlffd.dataset.sample import sample
+
+    directory = options.config.parent
+    load = partial(load_calculator, directory=directory)
+    sample(read_toml(options.config), options.output, load, directory=directory)
+
+
+def run_label(options) -> None:
+    """Let a teacher label structures with energy, forces and stress; resumable."""
+    from mlffd.dataset.label import label
+
+    teacher = {"name": options.teacher, **dict(setting(text) for text in options.set)}
+    print(label(options.frames, teacher, options.output, workers=options.workers))
+
+
+def run_train(options) -> None:
+    """Train a student on labelled structures; resumable."""
+    from mlffd.config import check_keys, read_toml, settings_from
+    from mlffd.dataset.store import join_labels, read_labels
+    from mlffd.train.loop import TrainConfig, train
+
+    config = read_toml(options.config) if options.config else {}
+    check_keys(config, ("student", "train"), str(options.config))
+    settings = settings_from(config.get("train", {}), TrainConfig, "[train]")
+    labels = join_labels([read_labels(path) for path in options.labels])
+    bundle = train(labels, config.get("student", {"family": "local"}), settings, options.output)
+    print(json.dumps(bundle.metadata["errors"], indent=1))
+
+
+def run_evaluate(options) -> None:
+    """Errors of a student on labelled structures, as JSON."""
+    from mlffd.bundle import write_atomically
+    from mlffd.distill import evaluate_bundle
+
+    errors = json.dumps(evaluate_bundle(options.bundle, options.labels), indent=1)
+    if options.output:
+        write_atomically(options.output, errors.encode())
+    print(errors)
+
+
+def run_info(options) -> None:
+    """Show what a student bundle says of itself, as JSON."""
+    from mlffd.bundle import read_bundle
+
+    bundle = read_bundle(options.bundle)
+    n_parameters = sum(parameter.numel() for parameter in bundle.student.parameters())
+    print(json.dumps({"parameters": n_parameters, **bundle.metadata}, indent=1))
+
+
+def run_check(options) -> int:
+    """Check that a student's forces, stress, symmetries and precision are sound."""
+    from mlffd.bundle import read_bundle
+    from mlffd.check import check
+
+    rows = check(read_bundle(options.bundle))
+    for what, passed, figure in rows:
+        print(f"{'ok  ' if passed else 'FAIL'} {what} ({figure})")
+    return 0 if all(passed for _, passed, _ in rows) else 1
+
+
+def run_repair(options) -> None:
+    """Make a bundle from a bare state dict, or from a bundle whose metadata is wrong."""
+    from ase.data import atomic_numbers
+
+    from mlffd.bundle import write_bundle
+    from mlffd.repair import repair
+
+    unknown = [symbol for symbol in options.species or () if symbol not in atomic_numbers]
+    if unknown:
+        raise ConfigError(f"--species: no element is called {unknown[0]!r}")
+    species = [atomic_numbers[symbol] for symbol in options.species] if options.species else None
+    bundle = repair(options.file, species, options.cutoff)
+    write_bundle(options.output, bundle.student, bundle.metadata)
+    print(f"wrote {options.output}: {json.dumps(bundle.student.architecture)}")
+
+
+def run_lammps_export(options) -> None:
+    """Write the file that LAMMPS' pair_style mliap unified loads."""
+    from mlffd.drivers.lammps_mliap import export
+
+    export(options.bundle, options.output, device=options.device, dtype=options.dtype)
+
+
+def run_lammps_summary(options) -> None:
+    """One line about a finished LAMMPS run: ns/day, temperature, drift."""
+    from mlffd.drivers.lammps_log import summarize
+
+    print(summarize(options.log))
+
+
+def load_calculator(spec, directory: Path):
+    """The calculator a sampling config names: a student by ``{bundle = PATH}``, else a teacher."""
+    if isinstance(spec, dict) and "bundle" in spec:
+        from mlffd.dataset.plan import locate
+        from mlffd.drivers.ase_calculator import Calculator
+
+        return Calculator(locate(spec["bundle"], directory))
+    from mlffd.teachers import load_teacher
+
+    return load_teacher(spec, directory=directory).calculator
+
+
+def setting(text: str) -> tuple[str, object]:
+    """``key=value`` with the value read as JSON where it is JSON, else as text.
+
+    Raises:
+        ConfigError: no equals sign.
+    """
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--set takes KEY=VALUE, not {text!r}")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Every student family on every backend, random weights, against the contract; float32 against float64."""
+
+import contract
+import numpy as np
+import pytest
+import torch
+
+from mlffd.engine import BACKENDS, Engine
+from mlffd.students import build_student
+
+MANY_SPECIES = [1, 6, 7, 8, 9, 16]
+TRAINED = {
+    "local": {"family": "local", "species": [1, 8], "cutoff": 4.5},
+    "local-small": {
+        "family": "local", "species": [8, 1], "cutoff": 4.0, "l_max": 1, "channels": 5,
+        "n_radial": 4, "hidden": [9],
+    },
+    "local-many-species": {"family": "local", "species": MANY_SPECIES, "cutoff": 4.5, "channels": 8},
+    "painn": {"family": "painn", "species": [1, 8], "cutoff": 4.0, "features": 16},
+    "painn-three-layers": {
+        "family": "painn", "species": MANY_SPECIES, "cutoff": 3.5, "features": 12, "layers": 3, "n_radial": 6,
+    },
+}  # fmt: skip
+ANALYTIC = {
+    "lennard_jones": {
+        "family": "lennard_jones", "species": [1, 8], "cutoff": 5.0,
+        "epsilon": [0.01, 0.02], "sigma": [1.9, 2.2],
+    }
+}  # fmt: skip
+ALL = {**TRAINED, **ANALYTIC}
+
+
+def random_student(name: str):
+    """A student with random weights, large enough that every part of it shows in the forces."""
+    torch.manual_seed(0)
+    student = build_student(ALL[name])
+    if name in TRAINED:
+        student.baseline.reference_energies.uniform_(-20.0, -5.0)
+    return student
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request) -> str:
+    return request.param
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("promise", contract.EVERY_STUDENT, ids=lambda promise: promise.__name__)
+def test_contract(name, promise, backend):
+    promise(Engine(random_student(name), dtype="float64", backend=backend))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("promise", contract.TRAINED_STUDENTS, ids=lambda promise: promise.__name__)
+def test_contract_of_trained_students(name, promise, backend):
+    promise(Engine(random_student(name), dtype="float64", backend=backend))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_float32_agrees_with_float64(name, backend):
+    """Energies 1e-6 relative, forces 2e-5 of their RMS: rounding, not another function."""
+    student = random_student(name)
+    exact, single = (Engine(student, dtype=dtype, backend=backend) for dtype in ("float64", "float32"))
+    atoms = contract.random_box(exact)
+    one, other = contract.evaluate(exact, atoms), contract.evaluate(single, atoms)
+    assert np.isclose(one.energy, other.energy, rtol=1e-6)
+    contract.assert_close(one.forces, other.forces, 2e-5)
+    contract.assert_close(one.stress, other.stress, 2e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ALL)
+def test_cuda_agrees_with_cpu(name):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    student = random_student(name)
+    cpu, cuda = (Engine(student, device=device, dtype="float64") for device in ("cpu", "cuda"))
+    atoms = contract.random_box(cpu)
+    contract.close(contract.evaluate(cpu, atoms), contract.evaluate(cuda, atoms))
+
+
+def test_contract_catches_a_wrong_force(monkeypatch):
+    """The contract can fail: a virial or force with the wrong sign does not pass."""
+    engine = Engine(random_student("local"), dtype="float64")
+    honest = engine.evaluate
+
+    def flipped(structures):
+        predictions = honest(structures)
+        for prediction in predictions:
+            prediction.stress[:] *= -1.0
+            prediction.forces[:] *= -1.0
+        return predictions
+
+    monkeypatch.setattr(engine, "evaluate", flipped)
+    with pytest.raises(AssertionError):
+        contract.forces_are_gradient(engine)
+    with pytest.raises(AssertionError):
+        contract.stress_is_strain_derivative(engine)
