@@ -1,0 +1,73 @@
+# make water   sets everything up in .venv and runs liquid water in LAMMPS
+# make test    sets everything up in .venv and runs the tests
+# See `make help`.
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+PYTEST ?=
+
+BIN := $(abspath $(VENV))/bin
+# A stamp is written after a step has succeeded, so an interrupted set-up goes on where it was.
+STAMPS := $(VENV)/.stamps
+# Pins the torch of this environment: no later step may bring another.
+CONSTRAINTS := $(VENV)/constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DELETE_ON_ERROR:
+.PHONY: help setup water test lint clean FORCE
+
+help:
+	@echo "make water   set up, run lammps_inputs/in.water (512 molecules) and sum it up"
+	@echo "make test    set up with all extras and run the tests; PYTEST='-k bundle -x' is handed on"
+	@echo "make setup   set up only: torch, mlffd, LAMMPS, all in $(VENV)"
+	@echo "make lint    run ruff"
+	@echo "make clean   remove $(VENV) and what runs left; built LAMMPS wheels stay in ~/.cache/mlffd"
+	@echo
+	@echo "PYTHON=$(PYTHON)  VENV=$(VENV)  TORCH='$(TORCH)'  (override on the command line)"
+	@echo "MLFFD_LAMMPS_SOURCE=<tarball or directory>  build this LAMMPS instead of fetching the release"
+
+setup: $(STAMPS)/lammps
+
+water: setup
+	cd lammps_inputs && $(BIN)/lmp -in in.water
+	@$(BIN)/python -m mlffd lammps summary lammps_inputs/log.lammps
+
+test: setup $(STAMPS)/extras
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: $(STAMPS)/extras
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache lammps_inputs/log.* lammps_inputs/*.pt
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mlffd needs Python 3.10 or newer; \
+	set PYTHON, e.g. make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+# changes only when TORCH does, and then torch and all above it are installed again
+$(STAMPS)/torch.wanted: FORCE | $(STAMPS)/venv
+	@echo '$(TORCH)' | cmp -s - $@ || echo '$(TORCH)' > $@
+
+$(STAMPS)/torch: $(STAMPS)/torch.wanted
+	$(PIP) install $(TORCH)
+	$(BIN)/python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' \
+	> $(CONSTRAINTS).part && mv $(CONSTRAINTS).part $(CONSTRAINTS)
+	@touch $@
+
+$(STAMPS)/package: $(STAMPS)/torch pyproject.toml
+	$(PIP) install -c $(CONSTRAINTS) -e '.[lammps]'
+	@touch $@
+
+$(STAMPS)/lammps: $(STAMPS)/package $(wildcard tools/*.py)
+	$(BIN)/python tools/build_lammps.py
+	@touch $@
+
+$(STAMPS)/extras: $(STAMPS)/package
+	$(PIP) install -c $(CONSTRAINTS) -e '.[lammps,ipi,sevenn,dev]'
+	@touch $@
+
+FORCE:
