@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 PACKAGES = ("ML-IAP", "ML-SNAP", "PYTHON", "MOLECULE")
-ADDRESS_SPACE = 12 << 30  # the faulty array asks for 14 GB a rank in this probe
+ADDRESS_SPACE = 8 << 30  # bytes; the faulty array asks for 14 GB a rank in this probe
 TIMEOUT = 120  # seconds; it takes two or three
 
 INPUT = '''\
@@ -52,6 +52,7 @@ print           "ENERGIES ${direct} $(pe:%.10g)"
 
 def why_not(lmp: Path) -> str:
     """One line saying why ``lmp`` cannot be used here; empty when it can."""
+    lmp = lmp.absolute()
     try:
         return _missing_packages(lmp) or _probe(lmp)
     except subprocess.TimeoutExpired:
@@ -124,4 +125,4 @@ def _run(command, **options):
 
 
 if __name__ == "__main__":
-    sys.exit(why_not(Path(sys.argv[1])))
+    sys.exit(why_not(Path(sys.argv[1])) or 0)
