@@ -21,11 +21,13 @@ RESTS_ON = {
     "bundle": ["students", "predict", "kernels"],
     "repair": ["bundle"],
     "engine": ["bundle"],
+    "check": ["engine"],
     "drivers": ["engine", "config"],
     "teachers": ["errors", "units", "config"],
     "dataset.store": ["errors", "units"],
     "dataset": ["dataset.store", "teachers"],
     "train": ["dataset.store", "bundle", "config"],
+    "distill": ["train", "dataset"],
     "report": ["errors", "units", "config"],
 }
 SEE_ALL = ("__init__", "__main__")
