@@ -10,7 +10,7 @@ from ase import Atoms
 
 from mlffd import graph as graphs
 from mlffd.bundle import Bundle, read_bundle
-from mlffd.errors import ConfigError, EmptyStructureError, NonFinitePositionsError, NonFiniteResultError
+from mlffd.errors import ConfigError, NonFinitePositionsError, NonFiniteResultError, StructureError
 from mlffd.graph import Graph
 from mlffd.predict import StructurePrediction, array, pair_gradient, predict
 from mlffd.students.student import Student, check_species
@@ -63,15 +63,9 @@ class Engine:
                 singular cell; the message says which structure.
             NonFiniteResultError: the student returned NaN or infinity.
         """
-        for structure in structures:
-            if len(structure) == 0:
-                raise EmptyStructureError("the structure has no atoms")
-            check_species(structure.numbers.tolist(), self.species)
         predictions = []
         for chunk in chunks(structures, self.max_batch_atoms):
-            parts = [
-                graphs.from_atoms(atoms, self.cutoff, DTYPES[self.dtype], self.device) for atoms in chunk
-            ]
+            parts = [self._graph(atoms, structures) for atoms in chunk]
             predictions += predict(self.student, graphs.batch(parts)).split()
         for k, prediction in enumerate(predictions):
             if not (np.isfinite(prediction.energy) and np.isfinite(prediction.forces).all()):
@@ -80,6 +74,17 @@ class Engine:
                     "are not finite; do two atoms coincide?"
                 )
         return predictions
+
+    def _graph(self, atoms: Atoms, structures: Sequence[Atoms]) -> Graph:
+        """The graph of one of ``structures``; errors say which one where there are several."""
+        try:
+            check_species(atoms.numbers.tolist(), self.species)
+            return graphs.from_atoms(atoms, self.cutoff, DTYPES[self.dtype], self.device)
+        except StructureError as error:
+            if len(structures) == 1:
+                raise
+            k = next(k for k, structure in enumerate(structures) if structure is atoms)
+            raise type(error)(f"structure {k}: {error}") from error
 
     def evaluate_pairs(
         self,
@@ -155,6 +160,6 @@ def usable_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ConfigError(f"device {name!r} is not usable here: {str(error).splitlines()[0]}") from error
     return device
