@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,9 +11,12 @@ from ase.calculators.calculator import Calculator as AseCalculator
 from mlffd.bundle import read_bundle, write_atomically, write_bundle
 from mlffd.config import check_keys, read_toml, settings_from
 from mlffd.dataset.label import label
+from mlffd.dataset.plan import plan
 from mlffd.dataset.sample import sample
 from mlffd.dataset.store import join_labels, read_labels
 from mlffd.errors import ConfigError
+from mlffd.students import build_student
+from mlffd.teachers import load_teacher
 from mlffd.train.loop import TrainConfig, labelled_graphs, train
 from mlffd.train.metrics import evaluate
 
@@ -61,7 +64,25 @@ class Distillation:
     def __init__(self, config: DistillConfig, home: Path, load_calculator: Callable):
         self.config, self.home, self.load_calculator = config, home, load_calculator
         self.directory = home / config.directory
+        self.check()
         self.directory.mkdir(parents=True, exist_ok=True)
+
+    def check(self) -> None:
+        """Find mistakes in the config now rather than after hours of labelling.
+
+        Raises:
+            ConfigError, TeacherError, BundleError: naming the mistake.
+        """
+        load_teacher(self.config.teacher, directory=self.home)
+        build_student({**self.config.student, "species": self.config.student.get("species", [1])})
+        for number, settings in enumerate([*self.config.rounds, self.config.test]):
+            self.train_config(settings.get("train", {}), number)
+            plan(self.sampling(settings, number), self.home)
+
+    def train_config(self, overrides: dict, number: int) -> TrainConfig:
+        """The common training settings with what one round changes of them."""
+        check_keys(self.config.train, TrainConfig.__dataclass_fields__, "[train]")
+        return settings_from({**self.config.train, **overrides}, TrainConfig, f"training of round {number}")
 
     def run(self) -> dict:
         for number, settings in enumerate(self.config.rounds):
@@ -82,14 +103,14 @@ class Distillation:
     def label_round(self, name: str, settings: dict, number: int) -> Path:
         """Frames and labels of one round (or of the test); returns the label file."""
         frames, labels = self.directory / f"{name}.xyz", self.directory / f"{name}.h5"
-        sampling = {key: value for key, value in settings.items() if key != "train"}
-        sample(self.resolved(sampling, number), frames, self.load_calculator, directory=self.home)
+        sample(self.sampling(settings, number), frames, self.load_calculator, directory=self.home)
         label(frames, self.config.teacher, labels, workers=self.config.workers, directory=self.home)
         return labels
 
-    def resolved(self, sampling: dict, number: int) -> dict:
-        """A sampling config in which the student and the frames of the round before are named by path."""
-        sampling = {**sampling, "stages": [dict(stage) for stage in sampling.get("stages", [])]}
+    def sampling(self, settings: dict, number: int) -> dict:
+        """A round's sampling config, with the student and the frames of the round before named by path."""
+        sampling = {key: value for key, value in settings.items() if key != "train"}
+        sampling["stages"] = [dict(stage) for stage in settings.get("stages", [])]
         for table in (sampling, *sampling["stages"]):
             if table.get("calculator") == LATEST_STUDENT:
                 table["calculator"] = {"bundle": str(self.earlier(number, "mlffd"))}
@@ -112,9 +133,7 @@ class Distillation:
             if read_bundle(output).metadata["labels"]["sha256"] != labels.hash:
                 raise ConfigError(f"{output} was trained on other labels: move it away to train again")
             return
-        settings = settings_from(self.config.train, TrainConfig, "[train]")
-        check_keys(overrides, TrainConfig.__dataclass_fields__, f"[rounds.train] of round {number}")
-        train(labels, self.config.student, replace(settings, **overrides), output)
+        train(labels, self.config.student, self.train_config(overrides, number), output)
 
     def finish(self, student_path: Path, held_out: Path) -> dict:
         """Errors on the held-out frames go into the final bundle and beside it."""

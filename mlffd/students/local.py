@@ -63,7 +63,7 @@ class LocalStudent(TrainedStudent):
 
     @torch.no_grad()
     def calibrate(self, graphs: list[Graph]) -> None:
-        """Standardize each species' invariants to zero mean and unit variance over the training structures."""
+        """Standardize each species' invariants: zero mean, unit variance over the training structures."""
         found = [[] for _ in self.networks]
         for graph in graphs[:CALIBRATION_STRUCTURES]:
             species_idx = self.species_idx(graph)
