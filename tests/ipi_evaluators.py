@@ -8,6 +8,7 @@ import argparse
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from ase import Atoms
@@ -110,6 +111,7 @@ class Spoiled:
         if self.how == "refuse":
             raise StructureError("atoms too close")
         if self.how == "sleep":
+            Path("asleep").touch()
             time.sleep(3600)
         results[-1].forces[0, 0] = np.nan
         return results

@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: MIT
+"""``mlffd-driver`` with real ``i-pi`` processes: its own reference results, energy, stress, failures."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.calculators.lj import LennardJones
+from ase.io import read, write
+from ase.neighborlist import neighbor_list
+from ase.units import Bohr, Hartree
+from conftest import command
+from ipi_evaluators import argon
+
+from mlffd.bundle import write_bundle
+from mlffd.drivers.ipi_loop import DUMP
+from mlffd.students import build_student
+
+pytestmark = pytest.mark.slow
+
+HERE = Path(__file__).parent
+TIME_LIMIT = 30  # s for any process
+EPSILON, SIGMA, CUTOFF = 0.0104, 3.4, 6.0  # eV, Å, Å
+
+ARGON_INPUT = """
+<simulation verbosity="medium">
+  <total_steps>{steps}</total_steps>
+  <prng><seed>4</seed></prng>
+  <output prefix="out">
+    <properties filename="energies" stride="1">[ step, potential, virial_md ]</properties>
+    <trajectory filename="pos" stride="1" format="ase">positions{{ase}}</trajectory>
+  </output>
+  <ffsocket name="driver" mode="unix" pbc="false">
+    <address>argon</address>
+    <exit_on_disconnect>{exit_on_disconnect}</exit_on_disconnect>
+    <batch_size>{batch_size}</batch_size>
+    <latency>1e-3</latency>
+  </ffsocket>
+  <system>
+    <initialize nbeads="{n_beads}">
+      <file mode="ase">start.xyz</file>
+      <velocities mode="thermal" units="kelvin">80</velocities>
+    </initialize>
+    <forces><force forcefield="driver"/></forces>
+    <ensemble><temperature units="kelvin">80</temperature></ensemble>
+    <motion mode="dynamics">
+      <dynamics mode="nve"><timestep units="femtosecond">2</timestep></dynamics>
+    </motion>
+  </system>
+</simulation>
+"""
+
+
+class Runs:
+    """Processes in one folder, none of which outlives the test."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.processes = []
+
+    def start(self, *words) -> subprocess.Popen:
+        """Starts a program of this environment; its output goes to a file named after it."""
+        log = self.folder / f"{Path(words[0]).name}.{len(self.processes)}.log"
+        with open(log, "w") as output:
+            process = subprocess.Popen(
+                [str(word) for word in words], cwd=self.folder, stdout=output, stderr=subprocess.STDOUT
+            )
+        process.log = log
+        self.processes.append(process)
+        return process
+
+    def ipi(self, text: str | None = None) -> subprocess.Popen:
+        """i-PI on input.xml, its sockets in this folder."""
+        if text is not None:
+            (self.folder / "input.xml").write_text(text)
+        return self.start(command("i-pi"), "-S", f"{self.folder}/", "input.xml")
+
+    def argon(self, steps=1000, n_beads=1, batch_size=1, exit_on_disconnect=True) -> subprocess.Popen:
+        """i-PI on a small crystal."""
+        write(self.folder / "start.xyz", argon(), format="extxyz")
+        return self.ipi(
+            ARGON_INPUT.format(
+                steps=steps, n_beads=n_beads, batch_size=batch_size, exit_on_disconnect=exit_on_disconnect
+            )
+        )
+
+    def driver(self, evaluator: str, template: str = "start.xyz", address: str = "argon") -> subprocess.Popen:
+        """The loop of mlffd-driver around one of the simple evaluators."""
+        where = ["--template", template, "--path", self.folder / address]
+        script = HERE / "ipi_evaluators.py"
+        return self.start(sys.executable, script, evaluator, *where, "--report", "report.json")
+
+    def report(self) -> dict:
+        """What the driver wrote at its end."""
+        return json.loads((self.folder / "report.json").read_text())
+
+    def table(self) -> np.ndarray:
+        """i-PI's properties, one row a step."""
+        return np.loadtxt(self.folder / "out.energies", ndmin=2)
+
+    def wait_for(self, file: str, n_rows: int = 0) -> None:
+        """Returns when that file is there and has so many rows, comments not counted."""
+        path, deadline = self.folder / file, time.monotonic() + TIME_LIMIT
+        while not path.exists() or len(re.findall(r"^[^#\n]+\n", path.read_text(), re.M)) < n_rows:
+            assert time.monotonic() < deadline, self.output()
+            time.sleep(0.02)
+
+    def end(self, process: subprocess.Popen) -> int:
+        """The exit status of a process that has to end by itself."""
+        try:
+            return process.wait(TIME_LIMIT)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"{process.args[:2]} did not end\n{self.output()}")
+
+    def output(self) -> str:
+        return "\n".join(f"{p.log.name}:\n{p.log.read_text()[-2000:]}" for p in self.processes)
+
+
+@pytest.fixture
+def runs():
+    folder = Path(tempfile.mkdtemp(prefix="mlffd"))  # short: a socket's path has at most 107 characters
+    runs = Runs(folder)
+    yield runs
+    for process in runs.processes:
+        process.kill()
+        process.wait()
+    shutil.rmtree(folder)
+
+
+def reference_numbers(path: Path, kind: str) -> np.ndarray:
+    """The numbers of an i-PI table or of all frames of an i-PI trajectory."""
+    if kind == "numpy":
+        return np.loadtxt(path)
+    frames = read(path, index=":", format="xyz")
+    return np.array([frame.positions for frame in frames])
+
+
+@pytest.mark.parametrize(
+    ("name", "n_atoms", "k", "batch_size"),
+    [
+        ("NVE_1", 1, 0.12356216778762334, 1),
+        ("LBFGS", 1, 0.12356216778762334, 1),
+        ("NVT_pileg_6", 1, 0.12356216778762334, 1),
+        ("NVT_pileg_6", 1, 0.12356216778762334, 6),
+        ("NVT_pileg_6", 1, 0.12356216778762334, 4),  # 4 + 2 and two repeats
+        ("bosons", 4, 1.21647924e-8, 1),
+        ("bosons", 4, 1.21647924e-8, 4),
+    ],
+)
+def test_reference_results_of_ipi(runs, name, n_atoms, k, batch_size):
+    """i-PI's regression tests, with its tolerances, on the harmonic force that they were made with."""
+    shutil.copytree(HERE / "ipi_reference" / name, runs.folder, dirs_exist_ok=True)
+    write(runs.folder / "template.xyz", Atoms(f"H{n_atoms}", np.zeros((n_atoms, 3))), format="xyz")
+    driver = runs.driver(f"harmonic:{k}", "template.xyz", "localhost")  # before the server
+    batch = f"<batch_size>{batch_size}</batch_size>" if batch_size > 1 else ""
+    text = (runs.folder / "input.xml").read_text().replace("<address>", f"{batch}<address>")
+    assert runs.end(runs.ipi(text)) == 0, runs.output()
+    assert runs.end(driver) == 0, runs.output()
+    for line in (runs.folder / "files_to_check.txt").read_text().splitlines()[2:]:
+        file, kind = line.split()[:2]
+        actual = reference_numbers(runs.folder / file.removeprefix("ref_"), kind)
+        expected = reference_numbers(runs.folder / file, kind)
+        np.testing.assert_allclose(actual, expected, rtol=1e-7, atol=1e-15 if kind == "numpy" else 1e-6)
+    report = runs.report()
+    assert report["structures"] + report["repeats"] == batch_size * report["evaluations"]
+
+
+def ase_results(atoms: Atoms) -> tuple[float, np.ndarray]:
+    """Energy (eV) without ASE's shift at the cutoff, and virial / volume (eV/Å^3), of one structure."""
+    atoms = atoms.copy()
+    atoms.calc = LennardJones(epsilon=EPSILON, sigma=SIGMA, rc=CUTOFF)
+    n_pairs = len(neighbor_list("i", atoms, CUTOFF)) / 2
+    at_cutoff = 4 * EPSILON * ((SIGMA / CUTOFF) ** 12 - (SIGMA / CUTOFF) ** 6)
+    return atoms.get_potential_energy() + n_pairs * at_cutoff, -atoms.get_stress()[[0, 1, 2, 5, 4, 3]]
+
+
+def lennard_jones_driver(runs) -> subprocess.Popen:
+    """The command itself, with a bundle."""
+    architecture = dict(family="lennard_jones", species=[18], cutoff=CUTOFF, epsilon=[EPSILON], sigma=[SIGMA])
+    write_bundle(runs.folder / "argon.mlffd", build_student(architecture), {})
+    where = ["-u", "argon", "--socket-prefix", f"{runs.folder}/"]
+    how = ["--dtype", "float64", "--report", "report.json"]
+    return runs.start(command("mlffd-driver"), "argon.mlffd", "-t", "start.xyz", *where, *how)
+
+
+@pytest.mark.parametrize(("n_beads", "batch_size"), [(1, 1), (8, 8)])
+def test_energy_and_stress_along_a_run_are_ase_s(runs, n_beads, batch_size):
+    steps = 20
+    ipi = runs.argon(steps, n_beads, batch_size)
+    driver = lennard_jones_driver(runs)
+    assert [runs.end(driver), runs.end(ipi)] == [0, 0], runs.output()
+    beads = [read(runs.folder / f"out.pos_{k}.extxyz", index=":") for k in range(n_beads)]
+    table = runs.table()
+    assert len(table) == len(beads[0]) == steps + 1
+    for row, *frames in zip(table, *beads):
+        energies, virials = zip(*map(ase_results, frames))
+        # the printed positions have 8 decimals
+        assert row[1] * Hartree == pytest.approx(np.mean(energies), abs=2e-7)
+        np.testing.assert_allclose(row[2:] * Hartree / Bohr**3, np.sum(virials, axis=0), atol=2e-9 * n_beads)
+    report = runs.report()
+    assert report["structures"] + report["repeats"] == batch_size * report["evaluations"]
+    # at the start all beads are one and the same structure
+    assert n_beads * steps < report["structures"] <= n_beads * (steps + 1)
+
+
+@pytest.mark.parametrize("how", ["nan", "refuse"])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_no_answer_ends_the_run(runs, how, batch_size):
+    ipi = runs.argon(n_beads=4, batch_size=batch_size)
+    driver = runs.driver(f"{how}:20")
+    assert runs.end(driver) == 3, runs.output()
+    runs.end(ipi)
+    assert (runs.folder / DUMP).exists()
+    assert runs.report()["exit_status"] == 3
+    assert np.isfinite(runs.table()).all()
+
+
+def test_another_driver_takes_over(runs):
+    ipi = runs.argon(steps=50, exit_on_disconnect=False)
+    assert runs.end(runs.driver("nan:20")) == 3, runs.output()
+    assert ipi.poll() is None
+    assert [runs.end(runs.driver("harmonic:0.1")), runs.end(ipi)] == [0, 0], runs.output()
+    assert len(runs.table()) == 51
+    assert np.isfinite(runs.table()).all()
+
+
+def test_two_drivers_at_once(runs):
+    ipi = runs.argon(steps=50, n_beads=4)
+    drivers = [runs.driver("harmonic:0.1"), runs.driver("harmonic:0.1")]
+    assert [runs.end(process) for process in [*drivers, ipi]] == [0, 0, 0], runs.output()
+
+
+def test_wrong_number_of_atoms(runs):
+    ipi = runs.argon()
+    write(runs.folder / "template.xyz", argon()[:3], format="extxyz")
+    assert runs.end(runs.driver("harmonic:0.1", "template.xyz")) == 5, runs.output()
+    runs.end(ipi)
+    assert "4 atoms, the template has 3" in runs.report()["ending"]
+
+
+def test_killed_server(runs):
+    ipi = runs.argon(steps=10**6)
+    driver = runs.driver("harmonic:0.1")
+    runs.wait_for("out.energies", 5)
+    ipi.kill()
+    assert runs.end(driver) == 4, runs.output()
+    assert "without EXIT" in runs.report()["ending"]
+    # and the socket file that it left behind is no server
+    assert (runs.folder / "argon").exists()
+
+
+def test_server_that_ends_early(runs):
+    ipi = runs.argon(steps=10**6)
+    driver = runs.driver("harmonic:0.1")
+    runs.wait_for("out.energies", 5)
+    (runs.folder / "EXIT").touch()  # i-PI's way to be stopped
+    assert runs.end(driver) == 0, runs.output()
+    runs.end(ipi)
+
+
+@pytest.mark.parametrize(("number", "exit_status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_end_the_driver_and_the_run(runs, number, exit_status):
+    ipi = runs.argon(steps=10**6, n_beads=4, batch_size=4)
+    driver = runs.driver("harmonic:0.1")
+    runs.wait_for("out.energies", 5)
+    driver.send_signal(number)
+    assert runs.end(driver) == exit_status, runs.output()
+    runs.end(ipi)
+    assert np.isfinite(runs.table()).all()
+    assert runs.report()["exit_status"] == exit_status
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_driver_killed_while_evaluating_leaves_no_hanging_server(runs, batch_size):
+    """All that i-PI has sent was read before the evaluation: the connection ends, it is not reset."""
+    ipi = runs.argon(n_beads=4, batch_size=batch_size)
+    driver = runs.driver("sleep:10")
+    runs.wait_for("asleep")
+    driver.kill()
+    runs.end(ipi)
+    assert np.isfinite(runs.table()).all()
+
+
+@pytest.mark.parametrize("name", ["nvt", "pimd"])
+def test_shipped_inputs_run_as_they_stand(runs, name):
+    shutil.copytree(HERE.parent / "ipi_inputs", runs.folder / "ipi_inputs")
+    ipi = runs.start(command("i-pi"), "-S", f"{runs.folder}/", f"ipi_inputs/{name}.xml")
+    driver = runs.driver("harmonic:0", "ipi_inputs/water64.xyz", "mlffd-water")
+    assert [runs.end(driver), runs.end(ipi)] == [0, 0], runs.output()
+    table = np.loadtxt(runs.folder / f"water-{name}.out")
+    assert np.isfinite(table).all()
+    assert read(runs.folder / f"water-{name}.{'pos_0' if name == 'nvt' else 'xc'}.extxyz").pbc.all()
+    if name == "pimd":  # all beads in one evaluation
+        assert runs.report()["evaluations"] <= 1.1 * len(table) + 2
+
+
+def test_command_refuses_wrong_input_in_one_line(runs):
+    write(runs.folder / "start.xyz", argon(), format="extxyz")
+    for words, complaint in (
+        (["missing.mlffd", "-t", "start.xyz", "-u", "argon"], "missing.mlffd"),
+        (["argon.mlffd", "-t", "missing.xyz", "-u", "argon"], "missing.xyz does not exist"),
+    ):
+        process = runs.start(command("mlffd-driver"), *words)
+        assert runs.end(process) == 1
+        assert complaint in process.log.read_text()
+        assert process.log.read_text().count("\n") == 1
+        assert "Traceback" not in process.log.read_text()
+    assert os.listdir(runs.folder).count("report.json") == 0
