@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import build_lammps  # noqa: E402
 import lammps_probe  # noqa: E402
 import lammps_source  # noqa: E402
+import lammps_wheel  # noqa: E402
 from lammps_source import SourceError  # noqa: E402
 
 FAULTY = """\
@@ -198,7 +199,7 @@ def test_key_follows_source_packages_and_options(monkeypatch):
     keys = [build_lammps.cache_key("one"), build_lammps.cache_key("one"), build_lammps.cache_key("two")]
     monkeypatch.setenv("MLFFD_LAMMPS_PACKAGES", "rigid")
     keys.append(build_lammps.cache_key("one"))
-    monkeypatch.setitem(build_lammps.OPTIONS, "FFT", "FFTW3")
+    monkeypatch.setitem(lammps_wheel.OPTIONS, "FFT", "FFTW3")
     keys.append(build_lammps.cache_key("one"))
     assert keys[0] == keys[1]
     assert len(set(keys)) == 4
@@ -207,13 +208,14 @@ def test_key_follows_source_packages_and_options(monkeypatch):
 @pytest.fixture
 def bench(monkeypatch, tmp_path):
     """Nothing is installed for real: pip's calls are noted, and the probe says what it is told."""
-    notes = {"pip": [], "probe": ""}
-    monkeypatch.setattr(build_lammps, "check_compilers", lambda: None)
+    notes = {"pip": [], "probe": "", "status": 0}
+    monkeypatch.setattr(lammps_wheel, "check_compilers", lambda: None)
     monkeypatch.setattr(build_lammps, "say", silent)
     monkeypatch.setattr(lammps_probe, "why_not", lambda lmp: notes["probe"])
 
     def pip(command, **options):
         notes["pip"].append("uninstall" if "uninstall" in command else "install")
+        return subprocess.CompletedProcess(command, notes["status"])
 
     monkeypatch.setattr(build_lammps.subprocess, "run", pip)
     return notes
@@ -229,14 +231,14 @@ def build_a_wheel(work, given, log):
 
 
 def test_working_wheel_is_kept(bench, monkeypatch, tmp_path):
-    monkeypatch.setattr(build_lammps, "build_wheel", build_a_wheel)
+    monkeypatch.setattr(lammps_wheel, "build_wheel", build_a_wheel)
     build_lammps.build_and_cache(None, tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == [WHEEL]
     assert bench["pip"] == ["install"]
 
 
 def test_wheel_that_fails_is_neither_kept_nor_left_installed(bench, monkeypatch, tmp_path):
-    monkeypatch.setattr(build_lammps, "build_wheel", build_a_wheel)
+    monkeypatch.setattr(lammps_wheel, "build_wheel", build_a_wheel)
     bench["probe"] = "it crashes"
     with pytest.raises(build_lammps.BuildError, match=r"build\.log"):
         build_lammps.build_and_cache(None, tmp_path)
@@ -244,36 +246,41 @@ def test_wheel_that_fails_is_neither_kept_nor_left_installed(bench, monkeypatch,
     assert bench["pip"] == ["install", "uninstall"]
 
 
+def test_damaged_wheel_in_the_cache_is_built_anew(bench, monkeypatch, tmp_path):
+    bench["status"] = 1
+    assert not build_lammps.install(tmp_path / WHEEL)
+
+
 def test_failing_command_points_to_its_log(tmp_path):
     with open(tmp_path / "build.log", "w") as log:
         with pytest.raises(build_lammps.BuildError, match=r"`false` failed; the log is .*build\.log"):
-            build_lammps.run(["false"], tmp_path, log)
+            lammps_wheel.run(["false"], tmp_path, log)
         with pytest.raises(build_lammps.BuildError, match="compilation failed"):
-            build_lammps.compile_lmp(["sh", "-c", "echo '[1/30] first'; exit 2"], tmp_path, log)
+            lammps_wheel.compile_lmp(["sh", "-c", "echo '[1/30] first'; exit 2"], tmp_path, log)
     assert "[1/30] first" in (tmp_path / "build.log").read_text()
 
 
 def test_missing_compiler_is_named(monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(build_lammps.BuildError, match="gcc"):
-        build_lammps.check_compilers()
+        lammps_wheel.check_compilers()
 
 
 def test_progress_skips_small_jobs_and_counts_tenths(capsys):
     lines = ["[1/1] looking for files"] + [f"[{n}/40] compiling" for n in range(1, 41)]
-    assert list(build_lammps.tell_progress(lines)) == lines
+    assert list(lammps_wheel.tell_progress(lines)) == lines
     told = capsys.readouterr().out.splitlines()
     assert len(told) == 10
     assert told[0].startswith("LAMMPS: 4 of 40 compiled")
 
 
 def test_python_without_shared_library_goes_into_the_program(tmp_path):
-    assert build_lammps.static_python_options({"Py_ENABLE_SHARED": 1}) == {}
+    assert lammps_wheel.static_python_flags({"Py_ENABLE_SHARED": 1}) == ""
     config = {"Py_ENABLE_SHARED": 0, "LIBPL": str(tmp_path), "LIBRARY": "libpython3.11.a", "LIBS": "-ldl"}
     with pytest.raises(build_lammps.BuildError, match="another Python"):
-        build_lammps.static_python_options(config)
+        lammps_wheel.static_python_flags(config)
     (tmp_path / "libpython3.11.a").touch()
-    flags = build_lammps.static_python_options(config)["CMAKE_EXE_LINKER_FLAGS"]
+    flags = lammps_wheel.static_python_flags(config)
     assert f"--whole-archive {tmp_path}/libpython3.11.a" in flags
 
 

@@ -256,3 +256,12 @@ def mend_libpython(file: Path):
     """
     if file.is_file():
         file.write_text(file.read_text().replace("ctypes.CDLL(library)", "ctypes.CDLL(None)"))
+
+
+def leave_python_open(tree: Path):
+    """Links liblammps.so without libpython, whose symbols the program then brings. For static Pythons."""
+    file = tree / "cmake" / "Modules" / "Packages" / "PYTHON.cmake"
+    text = file.read_text()
+    if "Python::Python" not in text:
+        raise SourceError(f"{file.name} links Python in a way not known here")
+    file.write_text(text.replace("Python::Python", "Python::Module"))
