@@ -27,9 +27,10 @@ from ase.data import chemical_symbols
 from mlffd.bundle import mlffd_version, read_bundle, read_bundle_bytes, write_atomically
 from mlffd.drivers.lammps_ranks import EndsAllRanks, rank_and_size, threads_per_rank
 from mlffd.engine import Engine
-from mlffd.errors import BundleError, ConfigError, UnknownElementError
+from mlffd.errors import BundleError, ConfigError, NonFinitePositionsError, UnknownElementError
 
 FORMAT = 1
+MANY_NEIGHBORS = 8  # of an owned atom, on average
 _DTYPES = ("float32", "float64")
 
 
@@ -120,6 +121,7 @@ class MliapStudent:
         known = [chemical_symbols[number] for number in engine.species]
         self.element_types = known + [symbol for symbol in chemical_symbols[1:] if symbol not in known]
         self.species = np.array(engine.species, dtype=np.int64)  # by LAMMPS' element index
+        self._before = ((0, 0), 0)  # owned and all atoms, pairs of the last call
         if rank_and_size()[0] == 0:
             print(f"mlffd: {self}", flush=True)
 
@@ -141,6 +143,7 @@ class MliapStudent:
         ``data`` is LAMMPS' view of its own memory; an array of no elements must not be asked for.
         """
         with EndsAllRanks("cannot compute forces"):
+            self._check_pairs_did_not_vanish(data)
             data.energy = 0.0
             if data.nlistatoms == 0:  # this rank owns no atom
                 return
@@ -151,6 +154,23 @@ class MliapStudent:
             data.energy = listed.sum()
             if data.npairs > 0:
                 data.update_pair_forces(pair_gradient)
+
+    def _check_pairs_did_not_vanish(self, data) -> None:
+        """Refuse coordinates that have become NaN, which LAMMPS only notices when it builds neighbor lists.
+
+        Atoms that move make it do so, but atoms at NaN never have moved far, and when all are there none
+        has. Nor is any distance below the cutoff then, and all atoms would pass for isolated ones. A gas
+        comes apart too, but not from so many neighbors in one step.
+
+        Raises:
+            NonFinitePositionsError: all pairs are gone, where the same atoms had many a step ago.
+        """
+        atoms, pairs = (data.nlocal, data.ntotal), data.npairs
+        (atoms_before, pairs_before), self._before = self._before, (atoms, pairs)
+        if pairs == 0 and atoms == atoms_before and pairs_before >= MANY_NEIGHBORS * data.nlocal > 0:
+            raise NonFinitePositionsError(
+                f"all {pairs_before} pairs vanished in one step: coordinates are not numbers any more"
+            )
 
     def _evaluate(self, data) -> tuple[np.ndarray, np.ndarray]:
         """Atomic energies (nlocal,) eV and dE/drij (npairs, 3) eV/Å, contiguous float64."""

@@ -16,7 +16,7 @@ from mlffd.drivers import lammps_mliap, lammps_ranks
 from mlffd.drivers.lammps_mliap import MliapStudent, export, load_mliap
 from mlffd.drivers.lammps_ranks import EndsAllRanks, threads_per_rank
 from mlffd.engine import Engine
-from mlffd.errors import BundleError, ConfigError, MlffdError, UnknownElementError
+from mlffd.errors import BundleError, ConfigError, MlffdError, NonFinitePositionsError, UnknownElementError
 from mlffd.neighbors import neighbor_list
 from mlffd.students import build_student
 
@@ -113,6 +113,30 @@ def test_a_rank_without_atoms_has_no_energy(local_engine, n_ghosts):
     data = StandIn([0] * n_ghosts, nlocal=0)
     MliapStudent(local_engine).compute_forces(data)
     assert data.energy == 0.0
+
+
+def test_coordinates_that_became_nan_are_noticed(local_engine):
+    """LAMMPS then has no pair within the cutoff, and builds no neighbor list that would make it look."""
+    student = MliapStudent(local_engine)
+    random = np.random.default_rng(0)
+    dense = Atoms("H12", 1.1 * np.indices((2, 2, 3)).reshape(3, -1).T + random.normal(0, 0.05, (12, 3)))
+    student.compute_forces(stand_in_for(dense, local_engine))
+    student.compute_forces(StandIn([0] * 5))  # other atoms: another run, or most were deleted
+    student.compute_forces(stand_in_for(dense, local_engine))
+    with pytest.raises(NonFinitePositionsError, match="132 pairs"):
+        student.compute_forces(StandIn([0] * 12))
+
+
+def test_a_molecule_may_fall_apart(local_engine):
+    student = MliapStudent(local_engine)
+    student.compute_forces(stand_in_for(molecule(), local_engine))
+    student.compute_forces(StandIn([1, 0, 0, 1, 0]))
+
+
+def test_message_passing_is_refused():
+    painn = build_student({"family": "painn", "species": [1, 8], "cutoff": 4.0})
+    with pytest.raises(ConfigError, match="passes messages"):
+        MliapStudent(Engine(painn))
 
 
 def test_an_unknown_element_is_named(local_engine):
