@@ -158,7 +158,7 @@ def converse(
     stop.install()
     evaluator.warm_up(1)
     periodic = "".join(letter for letter, is_periodic in zip("xyz", template.pbc) if is_periodic)
-    say(f"{template.symbols}, periodic directions: {periodic or 'none'}; calling {address}")
+    say(f"{template.get_chemical_formula()}, periodic directions: {periodic or 'none'}; calling {address}")
     connection = Connection(connect(address, connect_timeout, stop), Session({len(template)}))
     if verbose:
         connection.session.on_message = say
@@ -178,10 +178,10 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("bundle", help="a student: a .mlffd file, or the name of a shipped one such as water")
     parser.add_argument(
-        "--template", required=True, metavar="FILE", help="structure file with the atoms in i-PI's order"
+        "-t", "--template", required=True, metavar="FILE", help="structure with the atoms in i-PI's order"
     )
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--unix", metavar="NAME", help="the <address> of <ffsocket mode='unix'>")
+    where.add_argument("-u", "--unix", metavar="NAME", help="the <address> of <ffsocket mode='unix'>")
     where.add_argument("--host", help="the <address> of <ffsocket mode='inet'>")
     parser.add_argument("--port", type=int, default=31415, help="its <port> (default %(default)s)")
     parser.add_argument(

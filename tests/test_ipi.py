@@ -27,6 +27,7 @@ from mlffd.drivers.ipi_loop import (
     serve,
 )
 from mlffd.drivers.ipi_protocol import ProtocolError, Session, header
+from mlffd.errors import StructureError
 
 ForceRequest = pytest.importorskip("ipi.engine.forcefields", reason="needs the extra `ipi`").ForceRequest
 ipi_sockets = pytest.importorskip("ipi.interfaces.sockets", reason="needs the extra `ipi`")
@@ -235,6 +236,19 @@ def test_nothing_is_sent_when_the_student_has_no_answer(talk, how):
     dumped = read(ipi_loop.DUMP, index=":")
     np.testing.assert_allclose(dumped[-1].get_distances(0, [1, 2, 3], mic=True),
                                argon(4).get_distances(0, [1, 2, 3], mic=True), atol=1e-7)  # fmt: skip
+
+
+def test_leaving_does_not_reset_the_connection(talk):
+    """i-PI's poll thread dies of a reset, and its run then hangs."""
+
+    def fail_late(structures):
+        session.servers[0].send_msg("status")  # arrives during the evaluation and is never answered
+        raise StructureError("atoms too close")
+
+    session = talk(argon(), fail_late)
+    session.servers[0].dispatch_send(ipi_request(argon()))
+    assert session.servers[0].recv(100) == b""
+    session.join()
 
 
 def test_exit_ends_the_loop(talk):
