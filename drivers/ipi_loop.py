@@ -318,10 +318,7 @@ def receive(selector, connections: Sequence[Connection], patience: float) -> boo
     mid_message = any(connection.session.mid_message for connection in connections)
     ready = selector.select(patience if mid_message or patience == 0 else None)
     if not ready and mid_message and patience:
-        raise ProtocolError(
-            f"the server paused for {patience:g} s in the middle of a message "
-            "(i-PI's mode must be unix or inet; shm is not supported)"
-        )
+        raise ProtocolError(f"the server paused for {patience:g} s in the middle of a message")
     arrived = [key.fileobj for key, _ in ready if isinstance(key.fileobj, Connection)]
     for connection in arrived:
         connection.receive()

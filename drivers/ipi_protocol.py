@@ -19,6 +19,8 @@ from mlffd.units import BOHR, HARTREE
 HEADER_LENGTH = 12
 LONGEST_INIT = 1 << 20  # bytes; i-PI's own are a few dozen, so more means that we lost the thread
 
+SHARED_MEMORY = b"ipi_shm_"  # the names that mode='shm' sends after two integers, in place of structures
+
 
 class ProtocolError(MlffdError):
     """The server sent something that the protocol does not allow, or not for this system."""
@@ -145,6 +147,10 @@ class Session:
         return HEADER_LENGTH + 8 + characters
 
     def _structures_length(self) -> int | None:
+        if self._buffer[20 : 20 + len(SHARED_MEMORY)] == SHARED_MEMORY:
+            raise ProtocolError(
+                "the server keeps its structures in shared memory; use mode='unix', not 'shm'"
+            )
         # one: h, h^-1, atom count, positions; batch: atom count, all h and h^-1, all positions
         n_atoms = self._int32(HEADER_LENGTH + (144 if self.batch_size == 1 else 0))
         if n_atoms is None:

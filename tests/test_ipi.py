@@ -278,8 +278,9 @@ def test_a_server_that_dies_is_noticed(talk, busy):
         (header("INIT") + np.array([0, -5], np.int32).tobytes(), "-5 bytes"),
         (header("INIT") + np.array([0, 12], np.int32).tobytes() + b"batch_size:0", "batch_size:0"),
         (header("POSDATA") + bytes(144) + np.int32(9).tobytes(), "9 atoms, the template has 4"),
+        (header("POSDATA") + np.array([4, 17], np.int32).tobytes() + b"ipi_shm_1234_5_pos", "not 'shm'"),
     ],
-    ids=["header", "order", "length", "batch", "atoms"],
+    ids=["header", "order", "length", "batch", "atoms", "shm"],
 )
 def test_nonsense_is_refused_in_one_line(talk, stream, complaint):
     session = talk(argon(), from_calculator(lennard_jones()))
