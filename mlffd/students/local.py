@@ -77,16 +77,15 @@ class LocalStudent(TrainedStudent):
                 network.invariant_scale.copy_(1.0 / (invariants.std(0) + 1e-3 * invariants.std(0).max()))
 
     def density(self, graph: Graph, species_idx: Tensor, distance: Tensor) -> Tensor:
-        """Neighbor density (n_centers, n_density, (l_max + 1)^2)."""
+        """Neighbor density (n_centers, (l_max + 1)^2, n_density)."""
         directions = graph.edge_vectors / distance[:, None]
         harmonics = spherical_harmonics(directions, self.l_max).T
         radial = bessel_basis(distance, self.cutoff, self.n_radial).T
         weights = self.neighbor_weights[species_idx[graph.edge_index[1]]]
         radial = (weights[:, :, None] * radial[:, None, :]).flatten(1)
         rows = padded_rows(graph)
-        return torch.bmm(
-            pad(radial, rows, graph.n_centers).transpose(1, 2), pad(harmonics, rows, graph.n_centers)
-        )
+        radial, harmonics = (pad(values, rows, graph.n_centers) for values in (radial, harmonics))
+        return torch.bmm(harmonics.transpose(1, 2), radial)
 
 
 def padded_rows(graph: Graph) -> tuple[Tensor, int]:
@@ -122,11 +121,11 @@ class SpeciesNetwork(nn.Module):
         nn.init.zeros_(self.layers[-1].bias)
 
     def invariants(self, density: Tensor) -> Tensor:
-        """Rotational invariants (n, n_invariants) of densities (n, n_density, (l_max + 1)^2)."""
+        """Rotational invariants (n, n_invariants) of densities (n, (l_max + 1)^2, n_density)."""
         first, second = [], []
         for l in range(self.l_max + 1):  # noqa: E741
-            block = density[:, :, l * l : (l + 1) ** 2].transpose(1, 2)  # (n, 2l + 1, n_density)
-            a, b = (block @ self.mixing[l]).chunk(2, dim=2)
+            block = density[:, l * l : (l + 1) ** 2].flatten(0, 1)  # one matrix product instead of n
+            a, b = (block @ self.mixing[l]).unflatten(0, (len(density), 2 * l + 1)).chunk(2, dim=2)
             first.append(a)
             second.append(b)
         invariants = [first[0][:, 0]]

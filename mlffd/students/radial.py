@@ -15,7 +15,8 @@ def polynomial_cutoff(distance: Tensor, cutoff: float, power: int = 6) -> Tensor
     series = torch.zeros_like(x)
     for k in reversed(range(power)):  # the published polynomial with (1 - x)^3 drawn out: no cancellation
         series = series * x + (k + 1) * (k + 2) / 2
-    return torch.clamp(1.0 - x, min=0.0) ** 3 * series
+    left = torch.relu(1.0 - x)
+    return left * left * left * series
 
 
 def bessel_basis(distance: Tensor, cutoff: float, n_radial: int) -> Tensor:
