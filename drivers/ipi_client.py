@@ -210,9 +210,9 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     path = f"{options.socket_prefix}{options.unix}" if options.unix else ""
     try:
-        from mlffd.engine import Engine  # late: it takes torch along
-
         template = read_template(options.template, options.pbc)
+        from mlffd.engine import Engine  # late: importing torch takes seconds
+
         engine = Engine(options.bundle, device=options.device, dtype=options.dtype)
         return drive(
             template,
