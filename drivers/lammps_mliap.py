@@ -5,11 +5,11 @@
 unpickling it. The name and the first argument, a format number, stay as they are for good, so that files
 outlive versions of mlffd.
 
-| variable      | flag of ``mlffd lammps export`` | meaning                                   |
-|---------------|---------------------------------|-------------------------------------------|
-| MLFFD_DEVICE  | --device                        | cpu, cuda, cuda:1, ...                    |
-| MLFFD_DTYPE   | --dtype                         | float32 or float64                        |
-| MLFFD_THREADS |                                 | threads a rank; default its share of cores |
+| variable      | flag of ``mlffd lammps export`` | meaning                                            |
+|---------------|---------------------------------|----------------------------------------------------|
+| MLFFD_DEVICE  | --device                        | cpu (default), cuda, cuda:1, ...                   |
+| MLFFD_DTYPE   | --dtype                         | float32 (default) or float64                       |
+| MLFFD_THREADS |                                 | threads of a rank; default OMP_NUM_THREADS, else 1 |
 
 The variables are read by ``lmp`` when it loads the file and go before what the file says.
 """
@@ -24,10 +24,11 @@ import numpy as np
 import torch
 from ase.data import chemical_symbols
 
-from mlffd.bundle import mlffd_version, read_bundle, read_bundle_bytes, write_atomically
+from mlffd.bundle import mlffd_version, read_bundle, read_bundle_bytes
 from mlffd.drivers.lammps_ranks import EndsAllRanks, rank_and_size, threads_per_rank
 from mlffd.engine import Engine
 from mlffd.errors import BundleError, ConfigError, NonFinitePositionsError, UnknownElementError
+from mlffd.files import write_atomically
 
 FORMAT = 1
 MANY_NEIGHBORS = 8  # of an owned atom, on average
@@ -89,9 +90,7 @@ def load_mliap(format_number: int, *contents) -> "MliapStudent":
         bundle_bytes, device, dtype, checksum, _ = contents
         if _checksum(bundle_bytes) != checksum:
             raise BundleError("the file is damaged: export the bundle again (mlffd lammps export)")
-        threads = threads_per_rank()
-        if threads is not None:
-            torch.set_num_threads(threads)
+        torch.set_num_threads(threads_per_rank())
         return MliapStudent(
             Engine(
                 read_bundle_bytes(bundle_bytes),

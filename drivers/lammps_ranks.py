@@ -15,7 +15,6 @@ from mlffd.errors import ConfigError, MlffdError
 # what mpiexec of MPICH, of Open MPI and srun tell a process of its ranks, for builds without mpi4py
 _SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 _RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
-_LOCAL_SIZE_VARIABLES = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")
 
 
 def world():
@@ -38,22 +37,23 @@ def rank_and_size() -> tuple[int, int]:
     return _from_environment(_RANK_VARIABLES, 0), _from_environment(_SIZE_VARIABLES, 1)
 
 
-def threads_per_rank() -> int | None:
-    """Threads this rank may use: MLFFD_THREADS, else its share of the cores; None leaves it to OpenMP.
+def threads_per_rank() -> int:
+    """Threads of this rank: MLFFD_THREADS, else OMP_NUM_THREADS, else one, as all of LAMMPS.
+
+    Ranks are how LAMMPS uses many cores. Threads that PyTorch would start on every core of a rank wait for
+    each other at every operation, and all but stop when another rank, or anyone, wants a core as well.
 
     Raises:
         ConfigError: MLFFD_THREADS is not a positive whole number.
     """
     wanted = os.environ.get("MLFFD_THREADS")
-    if wanted is not None:
-        if not wanted.isdecimal() or int(wanted) == 0:
-            raise ConfigError(f"MLFFD_THREADS is {wanted!r}; set it to a positive whole number or unset it")
-        return int(wanted)
-    n_ranks = rank_and_size()[1]
-    if n_ranks == 1 or "OMP_NUM_THREADS" in os.environ:
-        return None
-    # every rank would start a thread on every core, and they would wait for each other
-    return max(1, _n_cores() // _from_environment(_LOCAL_SIZE_VARIABLES, n_ranks))
+    if wanted is None:
+        # a list such as 4,2 is for nested loops; the first number counts here
+        wanted = os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]
+        return int(wanted) if wanted.isdecimal() and int(wanted) > 0 else 1
+    if not wanted.isdecimal() or int(wanted) == 0:
+        raise ConfigError(f"MLFFD_THREADS is {wanted!r}; set it to a positive whole number or unset it")
+    return int(wanted)
 
 
 class EndsAllRanks:
@@ -112,7 +112,3 @@ def _keep_traceback_quiet(error: BaseException) -> None:
 
 def _from_environment(names: tuple[str, ...], default: int) -> int:
     return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdecimal()), default)
-
-
-def _n_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -37,7 +37,7 @@ def run_lammps(
     Skips the test where this environment has no LAMMPS, and fails it when ``lmp`` does not end in time.
     """
     if not (SCRIPTS / "lmp").exists():
-        pytest.skip("no lmp in this environment; `make lammps` builds one")
+        pytest.skip("no lmp in this environment; `make setup` builds one")
     if not isinstance(script, Path):
         (folder / "in.test").write_text(script)
         script = folder / "in.test"

@@ -184,20 +184,16 @@ def test_environment_goes_before_the_file(local_bundle, tmp_path, monkeypatch):
 
 
 def test_threads(monkeypatch):
+    monkeypatch.delenv("MLFFD_THREADS", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert threads_per_rank() == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "4,2")
+    assert threads_per_rank() == 4
     monkeypatch.setenv("MLFFD_THREADS", "3")
     assert threads_per_rank() == 3
     monkeypatch.setenv("MLFFD_THREADS", "0")
     with pytest.raises(ConfigError, match="MLFFD_THREADS"):
         threads_per_rank()
-    monkeypatch.delenv("MLFFD_THREADS")
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(lammps_ranks, "_n_cores", lambda: 8)
-    monkeypatch.setattr(lammps_ranks, "world", lambda: None)
-    assert threads_per_rank() is None
-    monkeypatch.setenv("PMI_SIZE", "4")
-    assert threads_per_rank() == 2
-    monkeypatch.setenv("MPI_LOCALNRANKS", "2")
-    assert threads_per_rank() == 4
 
 
 def test_a_newer_format_says_what_it_needs():
