@@ -123,12 +123,12 @@ def run_train(options) -> None:
 
 def run_evaluate(options) -> None:
     """Errors of a student on labelled structures, as JSON."""
-    from mlffd.bundle import write_atomically
     from mlffd.distill import evaluate_bundle
+    from mlffd.files import write_atomically
 
     errors = json.dumps(evaluate_bundle(options.bundle, options.labels), indent=1)
     if options.output:
-        write_atomically(options.output, errors.encode())
+        write_atomically(options.output, errors)
     print(errors)
 
 

@@ -1,8 +1,6 @@
 """A student bundle: one file of weights (safetensors) and facts about them (JSON), no code inside."""
 
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mlffd.errors import BundleError
+from mlffd.files import write_atomically
 from mlffd.students import build_student
 from mlffd.students.student import Student
 
@@ -61,19 +60,6 @@ def mlffd_version() -> str:
         return version("mlffd")
     except PackageNotFoundError:
         return "unknown"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new one, never a part."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def locate_bundle(path_or_name: str | Path) -> Path:

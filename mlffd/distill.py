@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from ase.calculators.calculator import Calculator as AseCalculator
 
-from mlffd.bundle import read_bundle, write_atomically, write_bundle
+from mlffd.bundle import read_bundle, write_bundle
 from mlffd.config import check_keys, read_toml, settings_from
 from mlffd.dataset.label import label
 from mlffd.dataset.plan import plan
 from mlffd.dataset.sample import sample
 from mlffd.dataset.store import join_labels, read_labels
 from mlffd.errors import ConfigError
+from mlffd.files import write_atomically
 from mlffd.students import build_student
 from mlffd.teachers import load_teacher
 from mlffd.train.loop import TrainConfig, labelled_graphs, train
@@ -142,7 +143,7 @@ class Distillation:
         bundle = read_bundle(student_path)
         facts = {"name": self.config.name, "errors": {**bundle.metadata["errors"], "held_out": errors}}
         write_bundle(final, bundle.student, {**bundle.metadata, **facts})
-        write_atomically(final.with_suffix(".json"), json.dumps(errors, indent=1).encode())
+        write_atomically(final.with_suffix(".json"), json.dumps(errors, indent=1) + "\n")
         return errors
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -111,9 +112,12 @@ class Runs:
     def wait_for(self, file: str, n_rows: int = 0) -> None:
         """Returns when that file is there and has so many rows, comments not counted."""
         path, deadline = self.folder / file, time.monotonic() + TIME_LIMIT
-        while not path.exists() or len(re.findall(r"^[^#\n]+\n", path.read_text(), re.M)) < n_rows:
+        while not path.exists() or (n_rows and self._rows(path) < n_rows):
             assert time.monotonic() < deadline, self.output()
             time.sleep(0.02)
+
+    def _rows(self, path: Path) -> int:
+        return len(re.findall(r"^[^#\n]+\n", path.read_text(), re.M))
 
     def end(self, process: subprocess.Popen) -> int:
         """The exit status of a process that has to end by itself."""
@@ -137,42 +141,42 @@ def runs():
     shutil.rmtree(folder)
 
 
-def reference_numbers(path: Path, kind: str) -> np.ndarray:
-    """The numbers of an i-PI table or of all frames of an i-PI trajectory."""
-    if kind == "numpy":
-        return np.loadtxt(path)
-    frames = read(path, index=":", format="xyz")
-    return np.array([frame.positions for frame in frames])
+HARMONIC = 0.05  # Hartree/Bohr^2
 
 
-@pytest.mark.parametrize(
-    ("name", "n_atoms", "k", "batch_size"),
-    [
-        ("NVE_1", 1, 0.12356216778762334, 1),
-        ("LBFGS", 1, 0.12356216778762334, 1),
-        ("NVT_pileg_6", 1, 0.12356216778762334, 1),
-        ("NVT_pileg_6", 1, 0.12356216778762334, 6),
-        ("NVT_pileg_6", 1, 0.12356216778762334, 4),  # 4 + 2 and two repeats
-        ("bosons", 4, 1.21647924e-8, 1),
-        ("bosons", 4, 1.21647924e-8, 4),
-    ],
-)
-def test_reference_results_of_ipi(runs, name, n_atoms, k, batch_size):
-    """i-PI's regression tests, with its tolerances, on the harmonic force that they were made with."""
-    shutil.copytree(HERE / "ipi_reference" / name, runs.folder, dirs_exist_ok=True)
-    write(runs.folder / "template.xyz", Atoms(f"H{n_atoms}", np.zeros((n_atoms, 3))), format="xyz")
-    driver = runs.driver(f"harmonic:{k}", "template.xyz", "localhost")  # before the server
-    batch = f"<batch_size>{batch_size}</batch_size>" if batch_size > 1 else ""
-    text = (runs.folder / "input.xml").read_text().replace("<address>", f"{batch}<address>")
-    assert runs.end(runs.ipi(text)) == 0, runs.output()
-    assert runs.end(driver) == 0, runs.output()
-    for line in (runs.folder / "files_to_check.txt").read_text().splitlines()[2:]:
-        file, kind = line.split()[:2]
-        actual = reference_numbers(runs.folder / file.removeprefix("ref_"), kind)
-        expected = reference_numbers(runs.folder / file, kind)
-        np.testing.assert_allclose(actual, expected, rtol=1e-7, atol=1e-15 if kind == "numpy" else 1e-6)
+def trajectory_with(runs, n_beads: int, batch_size: int, driver) -> tuple[np.ndarray, np.ndarray]:
+    """Properties (steps, ...) and positions (steps, n_atoms, 3) of the first bead with a harmonic force."""
+    ipi = runs.argon(steps=30, n_beads=n_beads, batch_size=batch_size)
+    client = driver()
+    assert runs.end(ipi) == 0, runs.output()
+    runs.end(client)
+    first_bead = min(runs.folder.glob("out.pos_*"))
+    return runs.table(), np.array([frame.positions for frame in read(first_bead, ":", format="extxyz")])
+
+
+@pytest.mark.parametrize(("n_beads", "batch_size"), [(1, 1), (6, 1), (6, 6), (6, 4)])
+def test_same_run_as_with_the_driver_of_ipi(runs, n_beads, batch_size):
+    """i-PI's own client judges: the same force gives the same run; 4 of 6 beads leave a padded batch."""
+
+    def of_ipi():
+        where = ["-u", "-a", "argon", "-S", f"{runs.folder}/"]
+        runs.wait_for("argon")
+        return runs.start(command("i-pi-driver-py"), *where, "-m", "harmonic", "-o", HARMONIC)
+
+    expected = trajectory_with(runs, n_beads, 1, of_ipi)
+    for file in [*runs.folder.glob("out.*"), *runs.folder.glob("RESTART*")]:
+        file.unlink()
+    # not periodic, so that atoms bound to the origin are not wrapped
+    write(runs.folder / "template.xyz", Atoms(argon().numbers, argon().positions), format="extxyz")
+    ours = partial(runs.driver, f"harmonic:{HARMONIC}", "template.xyz")
+    found = trajectory_with(runs, n_beads, batch_size, ours)
+    assert np.ptp(expected[1], axis=0).max() > 0.01  # it moves
+    for ours, theirs in zip(found, expected):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-7, atol=1e-7)
     report = runs.report()
     assert report["structures"] + report["repeats"] == batch_size * report["evaluations"]
+    # all beads start from one structure, which a batch may take for repeats of one another
+    assert 30 * n_beads < report["structures"] <= 31 * n_beads
 
 
 def ase_results(atoms: Atoms) -> tuple[float, np.ndarray]:

@@ -14,7 +14,7 @@ from mlffd.__main__ import main, parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = [line for line in re.findall(r"^mlffd .*", README, re.MULTILINE)]
+COMMANDS = re.findall(r"^mlffd .*", README, re.MULTILINE)
 
 
 def blocks(language: str) -> list[str]:

@@ -6,7 +6,6 @@ run again; its random numbers follow from its settings alone.
 """
 
 import json
-import os
 import shutil
 import warnings
 from functools import partial
@@ -26,6 +25,7 @@ from tqdm import tqdm
 from mlffd.dataset.pack import density, packed_box
 from mlffd.dataset.plan import digest, locate, plan
 from mlffd.errors import ConfigError, MlffdError
+from mlffd.files import replacing, write_atomically
 from mlffd.teachers import load_teacher
 
 CHECK_STEPS = 10  # how often a running trajectory is looked at
@@ -65,7 +65,7 @@ def sample(config, output, load_calculator=None, directory="."):
             runs.append(_finished_or_run(trajectory, parts, calculators, directory, progress))
     _join(trajectories, parts, output)
     report = {"key": key, "frames": sum(r["kept"] for r in runs), "trajectories": runs}
-    _write_atomic(report_path, json.dumps(report, indent=1) + "\n")
+    write_atomically(report_path, json.dumps(report, indent=1) + "\n")
     shutil.rmtree(parts)
     return report
 
@@ -108,7 +108,7 @@ def _finished_or_run(trajectory, parts, calculators, directory, progress):
         "kept": len(frames),
         "cut_because": reason,
     }
-    _write_atomic(report_path, json.dumps(report))
+    write_atomically(report_path, json.dumps(report))
     return report
 
 
@@ -226,19 +226,12 @@ def _part(parts, trajectory):
 
 
 def _write_frames(path, frames):
-    temporary = path.with_name(path.name + ".tmp")
-    ase.io.write(temporary, frames, format="extxyz")
-    os.replace(temporary, path)
+    with replacing(path) as part:
+        ase.io.write(part, frames, format="extxyz")
 
 
 def _join(trajectories, parts, output):
     texts = [_part(parts, t).read_text() for t in trajectories if _part(parts, t).exists()]
     if not texts:
         raise MlffdError("sampling kept not one frame: every trajectory blew up at its start")
-    _write_atomic(output, "".join(texts))
-
-
-def _write_atomic(path, text):
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    write_atomically(output, "".join(texts))

@@ -9,7 +9,6 @@ its bytes do not depend on who labelled what when.
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from ase import Atoms
 
 from mlffd.errors import LabelError
+from mlffd.files import replacing, write_atomically
 
 FORMAT, FORMAT_NUMBER = "mlffd labels", 1
 # per-frame arrays, and arrays that run over the atoms of all frames
@@ -60,7 +60,7 @@ class LabelStore:
         begun = self._begun()
         if begun is None:
             self.parts.mkdir(parents=True, exist_ok=True)
-            _write_atomic(self.parts / "begin.json", json.dumps(metadata, sort_keys=True).encode())
+            write_atomically(self.parts / "begin.json", json.dumps(metadata, sort_keys=True))
         elif begun != json.loads(json.dumps(metadata)):
             raise LabelError(_difference(self.path, begun, metadata))
 
@@ -96,14 +96,12 @@ class LabelStore:
             "stress": np.asarray(stress, np.float64),
             "info": np.array(json.dumps(_plain(atoms.info), sort_keys=True)),
         }
-        temporary = self.parts / f"{number:07d}.tmp"
-        with open(temporary, "wb") as file:
+        with replacing(self.parts / f"{number:07d}.npz") as part, open(part, "wb") as file:
             np.savez(file, **arrays)
-        os.replace(temporary, temporary.with_suffix(".npz"))
 
     def fail(self, number, reason):
         """Record that frame `number` could not be labelled, and why."""
-        _write_atomic(self.parts / f"{number:07d}.json", json.dumps({"reason": reason}).encode())
+        write_atomically(self.parts / f"{number:07d}.json", json.dumps({"reason": reason}))
 
     def finish(self):
         """Join all parts into the HDF5 file and remove them; the file's hash."""
@@ -209,15 +207,13 @@ def _write_file(path, frames, metadata):
         **{key: np.concatenate([f[key] for f in frames]) for key in ATOM_FIELDS},
         "info": np.array([f["info"] for f in frames], dtype=object),
     }
-    temporary = path.with_name(path.name + ".tmp")
-    with h5py.File(temporary, "w") as file:
+    with replacing(path) as part, h5py.File(part, "w") as file:
         file.attrs["format"], file.attrs["format_number"] = FORMAT, FORMAT_NUMBER
         file.attrs["metadata"] = json.dumps(metadata, sort_keys=True)
         file.attrs["hash"] = _content_hash(arrays, metadata)
         for key, array in arrays.items():
             kind = h5py.string_dtype() if key == "info" else None
             file.create_dataset(key, data=array, dtype=kind, track_times=False)
-    os.replace(temporary, path)
 
 
 def _read_file(path, file):
@@ -273,9 +269,3 @@ def _difference_of_teachers(begun, now):
     first, second = begun.get("teacher", {}), now.get("teacher", {})
     differing = [k for k in sorted({*first, *second}) if first.get(k) != second.get(k)]
     return "another teacher: " + ", ".join(f"{k} {first.get(k)!r}, now {second.get(k)!r}" for k in differing)
-
-
-def _write_atomic(path, content):
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from mlffd.bundle import Bundle, write_bundle
 from mlffd.dataset.store import LabelledSet
 from mlffd.errors import ConfigError
+from mlffd.files import replacing
 from mlffd.graph import Graph, from_atoms
 from mlffd.graph import batch as batch_graphs
 from mlffd.predict import predict
@@ -157,9 +157,8 @@ def save(state: TrainState, checkpoint: Path, fingerprint: str) -> None:
         "epoch": state.epoch,
         "n_steps": state.n_steps,
     }
-    part = checkpoint.with_name(checkpoint.name + ".part")
-    torch.save(content, part)
-    os.replace(part, checkpoint)
+    with replacing(checkpoint) as part:
+        torch.save(content, part)
 
 
 def resume(state: TrainState, checkpoint: Path, fingerprint: str) -> None:
