@@ -103,8 +103,8 @@ def test_file_that_lammps_cannot_open(folder, ranks, file):
 @BOTH
 @pytest.mark.parametrize("bundle", ["absent.mlffd", "damaged.mlffd"])
 def test_in_water_with_a_bad_bundle(folder, tmp_path, ranks, bundle):
-    for file in INPUTS.iterdir():
-        shutil.copy(file, tmp_path)
+    for name in ("in.water", "water512.data"):
+        shutil.copy(INPUTS / name, tmp_path)
     (tmp_path / "damaged.mlffd").write_bytes((folder / "good.mlffd").read_bytes()[:-10])
     (tmp_path / "water.pt").write_bytes(
         (folder / "good.pt").read_bytes()
