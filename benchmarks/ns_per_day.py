@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: MIT
+"""How many nanoseconds a day: a student through ASE, i-PI and LAMMPS, and its teacher through ASE.
+
+    python benchmarks/ns_per_day.py [--student BUNDLE] [--steps N] [--only ase lammps ...]
+
+64 water molecules at 0.997 g/cm3, constant energy, time steps of 0.5 fs, one thread a process. Writes
+results/ns_per_day.json, and results/ns_per_day.md made from it.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.io import read
+from harness import RESULTS, ROOT, BenchmarkError, facts, load_average, set_threads, summary, write_results
+from routes import Outcome, Plan, run_ase, run_ipi, run_lammps
+
+from mlffd import Calculator
+from mlffd.bundle import locate_bundle
+from mlffd.errors import MlffdError
+from mlffd.teachers import load_teacher
+
+WATER = ROOT / "ipi_inputs" / "water64.xyz"
+TIME_STEP = 0.5  # fs
+TEACHER = {"name": "7net-mf-0", "modal": "R2SCAN"}
+MASS_OF_UNIT = 1.66053907  # g/cm3 in u/Å^3
+# a coupling's energy may differ from the float64 reference by so much, in meV/atom; i-PI prints nine digits
+TOLERANCE = {"float32": 1e-2, "float64": 1e-4}
+N_BEADS = 8
+# name: (label, copies of the system evaluated a step, MPI ranks)
+ROUTES = {
+    "ase": ("ASE, velocity Verlet", 1, 1),
+    "ipi": ("i-PI, 1 bead", 1, 1),
+    "ipi-8": (f"i-PI, {N_BEADS} beads", N_BEADS, 1),
+    "lammps": ("LAMMPS, 1 rank", 1, 1),
+    "lammps-2": ("LAMMPS, 2 ranks", 1, 2),
+    "teacher": ("ASE, the teacher", 1, 1),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line: 1 where something could not be measured, with one line of why."""
+    options = parser().parse_args(arguments)
+    set_threads(options.threads)
+    try:
+        results = json.loads(options.output.read_text()) if options.page_only else measure(options)
+    except MlffdError as error:
+        print(f"ns_per_day: {error}", file=sys.stderr)
+        return 1
+    table = markdown(results)
+    write_results(options.output, results, table)
+    print(table)
+    return 1 if any("not_run" in row for row in results["rows"]) else 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """All options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--student", default="water", help="student bundle, or name of a shipped one")
+    parser.add_argument("--dtype", default="float32", choices=TOLERANCE)
+    parser.add_argument("--steps", type=int, default=100, help="steps a repetition")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--warm-up", type=int, default=20, help="steps before them, not timed")
+    parser.add_argument("--teacher-steps", type=int, default=1, help="the teacher's steps a repetition")
+    parser.add_argument("--teacher-repetitions", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1, help="of each process or rank")
+    parser.add_argument("--only", nargs="+", choices=ROUTES, default=list(ROUTES))
+    parser.add_argument("--page-only", action="store_true", help="make the page anew from the JSON")
+    parser.add_argument("--output", type=Path, default=RESULTS / "ns_per_day.json")
+    return parser
+
+
+def measure(options) -> dict:
+    """Everything that goes into the JSON.
+
+    Raises:
+        MlffdError: no such student, or an energy that is not the reference's.
+    """
+    atoms = read(WATER)
+    reference = Calculator(options.student, dtype="float64")
+    energy = float(reference.get_potential_energy(atoms))
+    results = {
+        "question": __doc__.splitlines()[0],
+        **facts(),
+        "box": box_facts(atoms),
+        "time_step_fs": TIME_STEP,
+        "student": student_facts(options.student, reference, options.dtype),
+        "reference_energy_ev": energy,
+        "teacher": None,
+        "force_error": None,
+        "rows": [],
+    }
+    runs = runs_of(options, atoms)
+    for name in options.only:
+        if name == "teacher":
+            runs[name] = teacher_run(options, atoms, reference, results)
+        results["rows"].append(row(name, runs[name], energy, options.dtype))
+        print(progress(results["rows"][-1]), file=sys.stderr, flush=True)
+    return results
+
+
+def runs_of(options, atoms: Atoms) -> dict[str, Callable[[], Outcome]]:
+    """How to run each route with the student. Eight beads are as much work as eight times the steps."""
+    plan = Plan(atoms, TIME_STEP, options.steps, options.repetitions, options.warm_up)
+    few = Plan(atoms, TIME_STEP, max(options.steps // N_BEADS, 1), options.repetitions, options.warm_up)
+    student, dtype = options.student, options.dtype
+    return {
+        "ase": lambda: run_ase(plan, Calculator(student, dtype=dtype)),
+        "ipi": lambda: run_ipi(plan, student, dtype),
+        "ipi-8": lambda: run_ipi(few, student, dtype, N_BEADS),
+        "lammps": lambda: run_lammps(plan, student, dtype),
+        "lammps-2": lambda: run_lammps(plan, student, dtype, ranks=2),
+    }
+
+
+def teacher_run(options, atoms: Atoms, reference: Calculator, results: dict) -> Callable[[], Outcome]:
+    """How to run the teacher; notes in ``results`` who it is and the student's force error on the frame."""
+
+    def run() -> Outcome:
+        teacher = load_teacher(TEACHER)
+        results["teacher"] = teacher.description()
+        results["force_error"] = force_error(
+            reference.get_forces(atoms), teacher.calculator.get_forces(atoms).astype(float)
+        )
+        plan = Plan(atoms, TIME_STEP, options.teacher_steps, options.teacher_repetitions, warm_up=1)
+        return run_ase(plan, teacher.calculator)
+
+    return run
+
+
+def row(name: str, run: Callable[[], Outcome], reference_energy: float, dtype: str) -> dict:
+    """One line of the table; where a route cannot be run it says why.
+
+    Raises:
+        BenchmarkError: the route's energy is not the reference's: its speed would mean nothing.
+    """
+    label, copies, ranks = ROUTES[name]
+    entry = {"route": name, "label": label, "copies": copies, "ranks": ranks}
+    load = load_average()
+    try:
+        outcome = run()
+    except MlffdError as error:
+        return {**entry, "not_run": str(error)}
+    entry |= summary(outcome.seconds_per_step, TIME_STEP)
+    entry |= {"timed_by": outcome.timed_by, "load_average": [load, load_average()]}
+    if name != "teacher":
+        entry["energy_difference_ev"] = outcome.first_energy - reference_energy
+        check_energy(entry, reference_energy, dtype)
+    return entry
+
+
+def check_energy(entry: dict, reference_energy: float, dtype: str, n_atoms: int = 192) -> None:
+    """Raises BenchmarkError where the energy of ``entry`` is too far from the reference."""
+    difference = 1e3 * abs(entry["energy_difference_ev"]) / n_atoms
+    if not difference <= TOLERANCE[dtype]:
+        raise BenchmarkError(
+            f"{entry['label']}: its energy is {difference:.3g} meV/atom off the float64 reference "
+            f"{reference_energy:.6f} eV: it computes something else, and how fast is of no interest"
+        )
+
+
+def force_error(student: np.ndarray, teacher: np.ndarray) -> dict:
+    """Of forces (n_atoms, 3) in eV/Å, in meV/Å."""
+    difference = 1e3 * (student - teacher)
+    return {
+        "mae_mev_per_angstrom": float(np.abs(difference).mean()),
+        "rmse_mev_per_angstrom": float(np.sqrt((difference**2).mean())),
+        "teacher_rms_mev_per_angstrom": float(1e3 * np.sqrt((teacher**2).mean())),
+    }
+
+
+def box_facts(atoms: Atoms) -> dict:
+    """What is simulated."""
+    density = MASS_OF_UNIT * atoms.get_masses().sum() / atoms.get_volume()
+    return {
+        "formula": atoms.get_chemical_formula(),
+        "n_atoms": len(atoms),
+        "density_g_per_cm3": round(float(density), 4),
+    }
+
+
+def student_facts(bundle: str, calculator: Calculator, dtype: str) -> dict:
+    """Which student it was."""
+    engine, path = calculator.engine, locate_bundle(bundle)
+    return {
+        "name": path.stem,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "parameters": sum(parameter.numel() for parameter in engine.student.parameters()),
+        "architecture": engine.student.architecture,
+        "dtype": dtype,
+    }
+
+
+def progress(entry: dict) -> str:
+    """A line while others still run."""
+    if "not_run" in entry:
+        return f"{entry['label']}: not run: {entry['not_run']}"
+    return f"{entry['label']}: {1e3 * entry['median_seconds_per_step']:.2f} ms a step"
+
+
+def markdown(results: dict) -> str:
+    """The page made from the JSON, and from nothing else."""
+    student, box = results["student"], results["box"]
+    lines = [
+        "# ns/day of liquid water",
+        "",
+        f"{box['formula']} ({box['n_atoms']} atoms, {box['density_g_per_cm3']:.3f} g/cm3), constant energy, "
+        f"time step {results['time_step_fs']} fs. Student `{student['name']}` "
+        f"({student['architecture']['family']}, {student['parameters']} parameters, {student['dtype']}). "
+        f"{error_sentence(results)}",
+        "",
+        "| through | ms a step (range) | ns/day | us/atom | times the teacher | energy off float64 |",
+        "|---|---|---|---|---|---|",
+        *(table_row(entry, results) for entry in results["rows"]),
+        "",
+        f"us/atom is for one evaluation of one copy of the box. {results['cpu']}, {results['cores']} cores, "
+        f"load average {results['load_average']} at the start; {results['threads']} thread(s) a process or "
+        "rank. Medians of repetitions after a warm-up; the atoms move before every evaluation. ASE is timed "
+        "around each step, LAMMPS and i-PI by what they print.",
+        "",
+        f"{results['date']}, commit {results['commit']}, "
+        + ", ".join(f"{name} {number}" for name, number in results["versions"].items() if number),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def error_sentence(results: dict) -> str:
+    """How faithful the student is, where the teacher was there to tell."""
+    error, teacher = results["force_error"], results["teacher"]
+    if error is None:
+        return "The teacher was not run, so nothing is said of the student's error."
+    settings = " ".join(map(str, teacher["settings"].values()))
+    return (
+        f"Its forces differ from the teacher's ({teacher['name']} {settings}) by "
+        f"{error['mae_mev_per_angstrom']:.1f} meV/Å (mean absolute; the teacher's are "
+        f"{error['teacher_rms_mev_per_angstrom']:.0f}, RMS) on the first frame."
+    )
+
+
+def table_row(entry: dict, results: dict) -> str:
+    """One line of the table."""
+    if "not_run" in entry:
+        return f"| {entry['label']} | not run: {entry['not_run']} | | | | |"
+    median, low, high = (
+        1e3 * entry[f"{which}_seconds_per_step"] for which in ("median", "lowest", "highest")
+    )
+    per_atom = 1e3 * median / (entry["copies"] * results["box"]["n_atoms"])
+    teacher = [other for other in results["rows"] if other["route"] == "teacher" and "not_run" not in other]
+    faster = f"{1e3 * teacher[0]['median_seconds_per_step'] / median:.0f}" if teacher else ""
+    off = f"{1e3 * entry['energy_difference_ev']:.2g} meV" if "energy_difference_ev" in entry else ""
+    return (
+        f"| {entry['label']} | {median:.2f} ({low:.2f} to {high:.2f}) | {entry['ns_per_day']:.3g} "
+        f"| {per_atom:.1f} | {faster} | {off} |"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: MIT
+"""Benchmarks: no cache is timed, numbers come with their facts, and every route runs."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase.build import molecule
+
+from mlffd import Calculator
+from mlffd.bundle import write_bundle
+from mlffd.students import build_student
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))  # as for `python benchmarks/ns_per_day.py`
+
+import harness  # noqa: E402
+import ns_per_day  # noqa: E402
+import routes  # noqa: E402
+from harness import BenchmarkError, NothingMoved, run_program, summary, time_steps  # noqa: E402
+
+LOCAL = dict(family="local", species=[1, 8], cutoff=4.0, n_radial=4, channels=8, hidden=[8])
+QUICK = ["--steps", "2", "--repetitions", "3", "--warm-up", "1"]
+FACTS = {
+    "question", "date", "commit", "device", "cpu", "cores", "threads", "load_average", "versions", "box",
+    "time_step_fs", "student", "teacher", "force_error", "reference_energy_ev", "rows",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    torch.manual_seed(3)
+    path = tmp_path_factory.mktemp("benchmarks") / "random.mlffd"
+    student = build_student(LOCAL)
+    student.baseline.reference_energies += torch.tensor([-3.0, -43.0], dtype=torch.float64)
+    write_bundle(path, student)
+    return path
+
+
+@pytest.fixture
+def benchmark(bundle, tmp_path, monkeypatch, capsys):
+    """A function that runs ns_per_day with options: exit status, JSON and page (None if there are none)."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MLFFD_THREADS"):
+        monkeypatch.setenv(name, "1")  # so that it is put back
+
+    def run(*options):
+        output = tmp_path / "results" / "ns.json"
+        status = ns_per_day.main(["--student", str(bundle), "--output", str(output), *QUICK, *options])
+        if not output.exists():
+            return status, None, None
+        return status, json.loads(output.read_text()), output.with_suffix(".md").read_text()
+
+    return run
+
+
+class Walk:
+    """A step that takes a known time: ``seconds`` of a clock of its own, and moves an atom."""
+
+    def __init__(self, monkeypatch, seconds):
+        self.now, self.seconds, self.positions = 0.0, iter(seconds), np.zeros((1, 3))
+        monkeypatch.setattr(harness.time, "perf_counter", lambda: self.now)
+
+    def step(self):
+        self.now += next(self.seconds)
+        self.positions[0, 0] += 1.0
+
+
+def test_time_steps_leaves_out_the_warm_up(monkeypatch):
+    walk = Walk(monkeypatch, [50.0, 60.0, 1.0, 2.0, 3.0, 5.0])
+    means = time_steps(walk.step, lambda: walk.positions, n_steps=2, repetitions=2, warm_up=2)
+    assert means == [1.5, 4.0]
+
+
+def test_no_cache_is_timed():
+    atoms = molecule("H2O")
+    atoms.calc = Calculator(build_student(LOCAL))
+    with pytest.raises(NothingMoved, match="cache"):
+        time_steps(atoms.get_forces, lambda: atoms.positions, n_steps=2, repetitions=1, warm_up=0)
+
+
+def test_summary():
+    numbers = summary([0.05, 0.0432, 0.04], time_step_fs=0.5)
+    assert numbers["ns_per_day"] == pytest.approx(1.0)
+    assert numbers["median_seconds_per_step"] == 0.0432
+    assert (numbers["lowest_seconds_per_step"], numbers["highest_seconds_per_step"]) == (0.04, 0.05)
+
+
+@pytest.mark.parametrize("seconds", [[], [0.0, 1.0], [float("nan")]])
+def test_summary_refuses_what_is_no_time(seconds):
+    with pytest.raises(BenchmarkError):
+        summary(seconds, 0.5)
+
+
+def test_a_run_that_stopped_early_has_no_speed():
+    with pytest.raises(BenchmarkError, match="5 steps instead of 6"):
+        harness.repetition_means([1.0] * 5, n_steps=2, repetitions=2, warm_up=2)
+    plan = routes.Plan(molecule("H2O"), 0.5, steps=10, repetitions=2, warm_up=3)
+    printed = "Loop time of {} on 2 procs for {} steps with 192 atoms\n"
+    runs = [(0.1, 0), (9.0, 3), (1.0, 10), (2.0, 10)]
+    text = "".join(printed.format(*run) for run in runs)
+    assert routes.loop_times(text, plan) == [0.1, 0.2]
+    with pytest.raises(BenchmarkError, match="LAMMPS ran"):
+        routes.loop_times(text[: text.rindex("Loop")], plan)
+
+
+def test_programs_fail_with_their_last_line(tmp_path):
+    python, speak = sys.executable, "print('some words'); raise SystemExit('the reason')"
+    assert run_program([python, "-c", "print('done')"], tmp_path) == "done\n"
+    with pytest.raises(BenchmarkError, match="failed: the reason"):
+        run_program([python, "-c", speak], tmp_path)
+    with pytest.raises(BenchmarkError, match="did not end within"):
+        run_program([python, "-c", "import time; time.sleep(60)"], tmp_path, time_limit=0.2)
+
+
+def test_nobody_waits_for_a_partner_that_failed(tmp_path):
+    began = time.monotonic()
+    with pytest.raises(BenchmarkError, match="sh failed: no such student"):
+        run_program(["sleep", "60"], tmp_path, beside=["sh", "-c", "echo no such student; exit 1"])
+    assert time.monotonic() - began < 10.0
+
+
+def test_ase_route(benchmark, bundle):
+    status, results, page = benchmark("--only", "ase")
+    assert status == 0
+    assert set(results) >= FACTS
+    assert set(results["versions"]) == set(harness.PACKAGES)
+    assert results["versions"]["torch"] == torch.__version__
+    assert (results["threads"], results["time_step_fs"], results["box"]["n_atoms"]) == (1, 0.5, 192)
+    assert results["student"]["name"] == bundle.stem
+    assert str(bundle.parent) not in json.dumps(results)  # a folder of this machine says nothing to others
+    (row,) = results["rows"]
+    assert len(row["seconds_per_step"]) == 3
+    assert row["median_seconds_per_step"] == sorted(row["seconds_per_step"])[1]
+    assert row["ns_per_day"] == pytest.approx(0.5e-6 * 86400 / row["median_seconds_per_step"])
+    assert abs(row["energy_difference_ev"]) < 1e-3
+    assert results["reference_energy_ev"] == pytest.approx(64 * (-43 - 2 * 3), abs=100)
+    assert page == ns_per_day.markdown(results)
+    assert "ASE, velocity Verlet" in page
+    assert "nothing is said of the student's error" in page
+
+
+def test_the_page_can_be_made_anew(benchmark):
+    page = benchmark("--only", "ase")[2]
+    assert benchmark("--page-only")[2] == page
+
+
+def test_what_cannot_run_is_said(benchmark, monkeypatch, tmp_path):
+    monkeypatch.setattr(harness, "SCRIPTS", tmp_path)
+    status, results, page = benchmark("--only", "lammps", "ipi")
+    assert status == 1
+    assert [row["not_run"] for row in results["rows"]] == [
+        "no lmp in this environment", "no i-pi in this environment",
+    ]  # fmt: skip
+    assert "not run: no lmp" in page
+
+
+def test_a_wrong_energy_stops_it(benchmark, monkeypatch, capsys):
+    right = routes.run_ase
+    wrong = {"first_energy": -1e4}
+    monkeypatch.setattr(
+        ns_per_day, "run_ase", lambda *args: routes.Outcome(**{**vars(right(*args)), **wrong})
+    )
+    status, results, _ = benchmark("--only", "ase")
+    assert (status, results) == (1, None)
+    assert "off the float64 reference" in capsys.readouterr().err
+
+
+def test_missing_student(benchmark, capsys):
+    assert benchmark("--student", "nowhere.mlffd", "--only", "ase")[0] == 1
+    assert "no student bundle at nowhere.mlffd" in capsys.readouterr().err
+
+
+def test_the_committed_page_is_that_of_the_committed_numbers():
+    path = harness.RESULTS / "ns_per_day.json"
+    if not path.exists():
+        pytest.skip("no results yet")
+    assert path.with_suffix(".md").read_text() == ns_per_day.markdown(json.loads(path.read_text()))
+
+
+@pytest.mark.slow
+def test_all_routes_with_a_student(benchmark, lmp, mpiexec):
+    """Real lmp and i-pi; that their energies are the reference's is checked by the benchmark itself."""
+    pytest.importorskip("ipi", reason="needs the extra `ipi`")
+    names = [name for name in ns_per_day.ROUTES if name != "teacher"]
+    status, results, _ = benchmark("--only", *names, "--dtype", "float64")
+    assert status == 0
+    assert [row["route"] for row in results["rows"]] == names
+    assert all(len(row["seconds_per_step"]) == 3 and row["ns_per_day"] > 0 for row in results["rows"])
+
+
+@pytest.mark.slow
+def test_mlffd_driver_that_fails_ends_ipi(lmp, tmp_path):
+    pytest.importorskip("ipi", reason="needs the extra `ipi`")
+    plan = routes.Plan(molecule("H2O", cell=[9.0] * 3, pbc=True), 0.5, 1, 1, 1)
+    with pytest.raises(BenchmarkError, match=r"mlffd-driver failed: .*no student bundle at nowhere"):
+        routes.run_ipi(plan, "nowhere.mlffd", "float32")
