@@ -31,9 +31,14 @@ class Bundle:
 
     def to_bytes(self) -> bytes:
         """The content of the bundle file."""
-        # float32 holds what training reached; what was made as float64 (energies, exact oracles) stays so
-        tensors = {name: tensor.contiguous() for name, tensor in self.student.state_dict().items()}
+        tensors = {name: compact(tensor) for name, tensor in self.student.state_dict().items()}
         return safetensors.torch.save(tensors, {METADATA_KEY: json.dumps(self.metadata, sort_keys=True)})
+
+
+def compact(tensor: Tensor) -> Tensor:
+    """The tensor in float32 where that loses nothing, as with all weights trained in float32."""
+    single = tensor.to(torch.float32) if tensor.dtype == torch.float64 else tensor
+    return (single if torch.equal(single.to(tensor.dtype), tensor) else tensor).contiguous()
 
 
 def write_bundle(path: str | Path, student: Student, metadata: dict | None = None) -> Bundle:

@@ -54,6 +54,15 @@ def test_round_trip(name, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["x.mlffd"], "no temporary file is left"
 
 
+def test_reading_and_writing_again_changes_no_byte(tmp_path):
+    """Weights trained in float32 stay float32 in the file, though a bundle is read into float64."""
+    write_bundle(tmp_path / "a", random_student("local").cast(torch.float32))
+    bundle = read_bundle(tmp_path / "a")
+    assert next(bundle.student.parameters()).dtype == torch.float64
+    assert bundle.to_bytes() == (tmp_path / "a").read_bytes()
+    assert len(bundle.to_bytes()) < 4.2 * sum(t.numel() for t in bundle.student.state_dict().values()) + 4096
+
+
 def test_a_failed_write_keeps_the_old_file(bundle_path, monkeypatch):
     before = bundle_path.read_bytes()
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
