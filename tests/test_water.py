@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: MIT
+"""The shipped water student: what it says of itself, what its real teacher says, and short runs of it."""
+
+import shutil
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from ase import units
+from ase.md.langevin import Langevin
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from conftest import command
+from test_ipi_run import runs  # noqa: F401 - a fixture
+
+from mlffd import Calculator
+from mlffd.bundle import locate_bundle, read_bundle
+from mlffd.check import check
+from mlffd.teachers import load_teacher
+
+INPUTS = Path(__file__).parents[1] / "ipi_inputs"
+FORCE_BAR = 32.0  # meV/Å, mean absolute error on held-out frames
+
+
+@pytest.fixture
+def water():
+    return ase.io.read(INPUTS / "water64.xyz")
+
+
+def test_bundle_is_small_sound_and_says_where_it_is_from():
+    assert locate_bundle("water").stat().st_size < 1_000_000
+    bundle = read_bundle("water")
+    assert [what for what, passed, _ in check(bundle) if not passed] == []
+    assert bundle.metadata["teacher"]["name"] == "7net-mf-0"
+    assert bundle.metadata["teacher"]["settings"]["modal"] == "R2SCAN"
+    assert bundle.metadata["teacher"]["licence"] == "MIT"
+    assert bundle.metadata["labels"]["n_frames"] >= 300
+    assert bundle.metadata["errors"]["held_out"]["force_mae_mev_per_angstrom"] < FORCE_BAR
+
+
+@pytest.mark.slow
+def test_the_real_teacher_agrees(water):
+    """On a frame displaced here and now, so that it can be in nobody's training set."""
+    pytest.importorskip("sevenn", reason="needs the extra `sevenn`")
+    water.rattle(0.02, seed=1)
+    water.calc = load_teacher({"name": "7net-mf-0", "modal": "R2SCAN"}).calculator
+    forces, stress = water.get_forces(), water.get_stress()
+    water.calc = Calculator("water")
+    assert 1e3 * np.abs(water.get_forces() - forces).mean() < FORCE_BAR
+    assert np.abs(water.get_stress() - stress).mean() / units.GPa < 0.1
+
+
+@pytest.mark.slow
+def test_dynamics_stay_near_their_temperature(water):
+    """A tenth of a picosecond; what 100 of them looked like is in the student's card."""
+    rng = np.random.default_rng(0)
+    water.calc = Calculator("water")
+    MaxwellBoltzmannDistribution(water, temperature_K=300, rng=rng)
+    step = 0.5 * units.fs
+    dynamics = Langevin(water, step, temperature_K=300, friction=0.02 / units.fs, rng=rng, fixcm=False)
+    temperatures = []
+    dynamics.attach(lambda: temperatures.append(water.get_temperature()), interval=10)
+    dynamics.run(200)
+    assert 200 < np.mean(temperatures) < 400
+    bonds = np.array([water.get_distances(o, [o + 1, o + 2], mic=True) for o in range(0, 192, 3)])
+    assert 0.8 < bonds.min() < bonds.max() < 1.3
+
+
+@pytest.mark.slow
+def test_path_integral_run_has_the_energies_ase_has(runs):  # noqa: F811
+    """`i-pi ipi_inputs/pimd.xml` with `mlffd-driver water`, as README prints it."""
+    shutil.copytree(INPUTS, runs.folder / "ipi_inputs")
+    ipi = runs.start(command("i-pi"), "-S", f"{runs.folder}/", "ipi_inputs/pimd.xml")
+    where = ["-u", "mlffd-water", "--socket-prefix", f"{runs.folder}/", "--report", "report.json"]
+    driver = runs.start(command("mlffd-driver"), "water", "-t", "ipi_inputs/water64.xyz", *where)
+    assert [runs.end(driver), runs.end(ipi)] == [0, 0], runs.output()
+    potential = np.loadtxt(runs.folder / "water-pimd.out")[::10, 5]
+    beads = [ase.io.read(path, ":") for path in sorted(runs.folder.glob("water-pimd.pos_*.extxyz"))]
+    assert len(beads) == 8
+    calculator = Calculator("water")
+    of_beads = [[r["energy"] for r in calculator.calculate_many(frames)] for frames in beads]
+    mean = np.mean(of_beads, axis=0)
+    assert np.ptp(potential) > 0.1  # eV: the beads spread and gain energy
+    np.testing.assert_allclose(potential, mean, rtol=0, atol=2e-3)
+    assert runs.report()["evaluations"] <= 1.1 * 41 + 2
