@@ -21,8 +21,8 @@ WATER = Path(__file__).parents[1] / "ipi_inputs" / "water64.xyz"
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", nargs="?", default="water", help="student bundle, or name of a shipped one")
-    parser.add_argument("--steps", type=int, default=100, help="at most so many")
-    parser.add_argument("--fmax", type=float, default=0.05, help="eV/Å; stop when no force is larger")
+    parser.add_argument("--steps", type=int, default=200, help="at most so many")
+    parser.add_argument("--fmax", type=float, default=0.1, help="eV/Å; stop when no force is larger")
     parser.add_argument("--output", default="optimized.xyz")
     options = parser.parse_args()
 
