@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,14 @@ def main(arguments: list[str] | None = None) -> int:
     except MlffdError as error:
         print(f"mlffd: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        print(f"mlffd: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        print("mlffd: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        print("mlffd: interrupted; what was begun goes on when the command is given again", file=sys.stderr)
         return 130
 
 
@@ -111,13 +118,15 @@ def run_train(options) -> None:
     """Train a student on labelled structures; resumable."""
     from mlffd.config import check_keys, read_toml, settings_from
     from mlffd.dataset.store import join_labels, read_labels
+    from mlffd.students import SIZES
     from mlffd.train.loop import TrainConfig, train
 
     config = read_toml(options.config) if options.config else {}
     check_keys(config, ("student", "train"), str(options.config))
+    check_keys(config.get("student", {}), ("family", *SIZES), "[student]")
     settings = settings_from(config.get("train", {}), TrainConfig, "[train]")
     labels = join_labels([read_labels(path) for path in options.labels])
-    bundle = train(labels, config.get("student", {"family": "local"}), settings, options.output)
+    bundle = train(labels, {"family": "local", **config.get("student", {})}, settings, options.output)
     print(json.dumps(bundle.metadata["errors"], indent=1))
 
 

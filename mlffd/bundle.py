@@ -42,7 +42,12 @@ def compact(tensor: Tensor) -> Tensor:
 
 
 def write_bundle(path: str | Path, student: Student, metadata: dict | None = None) -> Bundle:
-    """Write ``student`` and its facts to ``path``, atomically, and return them as a bundle."""
+    """Write ``student`` and its facts to ``path``, atomically, and return them as a bundle.
+
+    Raises:
+        BundleError: a weight is not finite; nothing is written.
+    """
+    check_finite(student.state_dict(), str(path))
     bundle = Bundle(student, complete_metadata(student, metadata or {}))
     write_atomically(Path(path), bundle.to_bytes())
     return bundle
@@ -75,10 +80,13 @@ def locate_bundle(path_or_name: str | Path) -> Path:
     """
     path = Path(path_or_name)
     shipped = ZOO / f"{path.name}.mlffd"
-    if path.is_file():
-        return path
-    if len(path.parts) == 1 and not path.suffix and shipped.is_file():
-        return shipped
+    try:
+        if path.is_file():
+            return path
+        if len(path.parts) == 1 and not path.suffix and shipped.is_file():
+            return shipped
+    except OSError as error:  # a name too long for the file system
+        raise BundleError(f"no student bundle at {path}: {error.strerror}") from error
     names = ", ".join(sorted(file.stem for file in ZOO.glob("*.mlffd"))) or "none"
     raise BundleError(f"no student bundle at {path} (students shipped with mlffd: {names})")
 
@@ -101,7 +109,7 @@ def read_bundle_bytes(content: bytes, source: str = "student bundle") -> Bundle:
         raise BundleError(f"{source}: its metadata has no architecture; try: mlffd repair")
     try:
         student = build_student(metadata["architecture"])
-    except (BundleError, TypeError, ValueError, RuntimeError, IndexError) as error:
+    except (BundleError, TypeError, ValueError, RuntimeError) as error:
         raise BundleError(f"{source}: {one_line(error)}; try: mlffd repair") from error
     load_tensors(student, tensors, source)
     return Bundle(student, metadata)
@@ -117,12 +125,14 @@ def parse(content: bytes, source: str) -> tuple[dict[str, Tensor], dict]:
         tensors = safetensors.torch.load(content)
         header_length = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + header_length])
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise BundleError(f"{source} is damaged or not a student bundle ({one_line(error)})") from error
     try:
-        metadata = json.loads(header.get("__metadata__", {})[METADATA_KEY])
-    except (KeyError, ValueError) as error:
+        metadata = json.loads(header["__metadata__"][METADATA_KEY])
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise BundleError(f"{source} has no mlffd metadata; try: mlffd repair") from error
+    if not isinstance(metadata, dict):
+        raise BundleError(f"{source}: its metadata is no table; try: mlffd repair")
     return tensors, metadata
 
 
@@ -140,15 +150,24 @@ def load_tensors(student: Student, tensors: dict[str, Tensor], source: str) -> N
             f"{source}: tensors do not fit the architecture in its metadata ({', '.join(odd[:3])}"
             f"{', ...' if len(odd) > 3 else ''}); try: mlffd repair"
         )
-    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if bad:
-        raise BundleError(f"{source}: {bad[0]} holds values that are not finite; the student is unusable")
+    check_finite(tensors, source)
     if (
         tuple(tensors["species_numbers"].tolist()) != student.species
         or tensors["cutoff_radius"] != student.cutoff
     ):
         raise BundleError(f"{source}: species or cutoff of metadata and tensors differ; try: mlffd repair")
     student.load_state_dict(tensors)
+
+
+def check_finite(tensors: dict[str, Tensor], source: str) -> None:
+    """Refuse a student that can only answer NaN.
+
+    Raises:
+        BundleError: naming the tensor.
+    """
+    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise BundleError(f"{source}: {bad[0]} holds values that are not finite; the student is unusable")
 
 
 def upgrade(metadata: dict, source: str = "student bundle") -> dict:
@@ -166,7 +185,12 @@ def upgrade(metadata: dict, source: str = "student bundle") -> dict:
             f"{metadata.get('mlffd_version', '')} or newer"
         )
     while number < FORMAT:
-        metadata = UPGRADES[number](metadata)
+        try:
+            metadata = UPGRADES[number](metadata)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(
+                f"{source}: metadata of format {number} lacks {error}; try: mlffd repair"
+            ) from error
         number += 1
     return metadata
 

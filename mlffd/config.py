@@ -49,11 +49,13 @@ def settings_from(table: dict, kind: type[Settings], where: str) -> Settings:
 
 
 def check_keys(table: dict, known, where: str) -> None:
-    """Refuse keys that are not known, naming the nearest.
+    """Refuse what is no table, and keys that are not known, naming the nearest.
 
     Raises:
         ConfigError: naming the first unknown key.
     """
+    if not isinstance(table, dict):
+        raise ConfigError(f"{where} must be a table, not {table!r}")
     for key in table:
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
@@ -61,12 +63,30 @@ def check_keys(table: dict, known, where: str) -> None:
             raise ConfigError(f"{where}: unknown key {key!r}; {hint}")
 
 
+# what an annotation admits, and what it is called in TOML
+KINDS = {
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "str": ((str,), "a text"),
+    "bool": ((bool,), "true or false"),
+    "list": ((list,), "a list"),
+    "dict": ((dict,), "a table"),
+    "None": ((type(None),), ""),
+}
+
+
 def check_type(value, field: dataclasses.Field, where: str) -> None:
-    """Refuse a value of the wrong type where the field is a plain int, float, str or bool."""
-    wanted = {"int": int, "float": (int, float), "str": str, "bool": bool}.get(type_name(field.type))
-    if wanted and (not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool)):
-        raise ConfigError(f"{where}: {field.name} must be of type {type_name(field.type)}, not {value!r}")
+    """Refuse a value that the field's annotation, a plain type or a union of them, does not admit.
 
-
-def type_name(annotation) -> str:
-    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    Raises:
+        ConfigError: naming the field and what it takes.
+    """
+    annotation = (
+        field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
+    )
+    kinds = [KINDS[name.strip()] for name in annotation.split("|")]
+    admitted = tuple(kind for types, _ in kinds for kind in types)
+    # True is an int to Python
+    if not isinstance(value, admitted) or (isinstance(value, bool) and bool not in admitted):
+        words = " or ".join(words for _, words in kinds if words)
+        raise ConfigError(f"{where}: {field.name} must be {words}, not {value!r}")

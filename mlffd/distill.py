@@ -21,6 +21,7 @@ from mlffd.teachers import load_teacher
 from mlffd.train.loop import TrainConfig, labelled_graphs, train
 from mlffd.train.metrics import evaluate
 
+SAMPLING_KEYS = ("seed", "calculator", "stages", "train")
 LATEST_STUDENT = "student"  # a sampling calculator of this name is the student of the round before
 PREVIOUS_FRAMES = "previous"  # and a start of this name the frames of the round before
 DEFAULT_STUDENT = {"family": "local"}
@@ -75,8 +76,11 @@ class Distillation:
             ConfigError, TeacherError, BundleError: naming the mistake.
         """
         load_teacher(self.config.teacher, directory=self.home)
-        build_student({**self.config.student, "species": self.config.student.get("species", [1])})
+        build_student({"species": [1], **self.config.student})
+        if Path(self.config.name).name != self.config.name:
+            raise ConfigError(f"name = {self.config.name!r} must be a plain file name")
         for number, settings in enumerate([*self.config.rounds, self.config.test]):
+            check_keys(settings, SAMPLING_KEYS, f"round {number}")
             self.train_config(settings.get("train", {}), number)
             plan(self.sampling(settings, number), self.home)
 
@@ -125,15 +129,11 @@ class Distillation:
         return Path(self.config.directory) / f"{self.round_name(number - 1)}.{suffix}"
 
     def train_round(self, number: int, overrides: dict) -> None:
-        """Train on the labels of all rounds so far, unless that student is there already."""
+        """Train on the labels of all rounds so far."""
         output = self.student_path(number)
         labels = join_labels(
             [read_labels(self.directory / f"{self.round_name(k)}.h5") for k in range(number + 1)]
         )
-        if output.exists():
-            if read_bundle(output).metadata["labels"]["sha256"] != labels.hash:
-                raise ConfigError(f"{output} was trained on other labels: move it away to train again")
-            return
         train(labels, self.config.student, self.train_config(overrides, number), output)
 
     def finish(self, student_path: Path, held_out: Path) -> dict:

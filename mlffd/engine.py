@@ -48,6 +48,8 @@ class Engine:
             raise ConfigError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
         if isinstance(source, str | Path):
             source = read_bundle(source)
+        if not isinstance(source, Bundle | Student):
+            raise ConfigError(f"an engine takes a bundle, its path or a student, not {type(source).__name__}")
         self.metadata = source.metadata if isinstance(source, Bundle) else {}
         self.dtype, self.backend, self.max_batch_atoms = dtype, backend, max_batch_atoms
         self.device = usable_device(device)
@@ -55,14 +57,15 @@ class Engine:
         self.student = deepcopy(student).cast(DTYPES[dtype]).to(self.device).requires_grad_(False).eval()
         self.cutoff, self.species, self.n_layers = student.cutoff, student.species, student.n_layers
 
-    def evaluate(self, structures: Sequence[Atoms]) -> list[StructurePrediction]:
-        """Energy, forces and virial of each structure; sizes, cells and pbc may differ.
+    def evaluate(self, structures: Atoms | Sequence[Atoms]) -> list[StructurePrediction]:
+        """Energy, forces and virial of each structure, or of a single one; sizes, cells and pbc may differ.
 
         Raises:
             StructureError: a structure is empty, has an unknown element, a position that is not finite or a
                 singular cell; the message says which structure.
             NonFiniteResultError: the student returned NaN or infinity.
         """
+        structures = [structures] if isinstance(structures, Atoms) else list(structures)
         predictions = []
         for chunk in chunks(structures, self.max_batch_atoms):
             parts = [self._graph(atoms, structures) for atoms in chunk]
@@ -78,7 +81,8 @@ class Engine:
     def _graph(self, atoms: Atoms, structures: Sequence[Atoms]) -> Graph:
         """The graph of one of ``structures``; errors say which one where there are several."""
         try:
-            check_species(atoms.numbers.tolist(), self.species)
+            if len(atoms) and not set(atoms.numbers.tolist()) <= set(self.species):
+                check_species(atoms.numbers.tolist(), self.species)
             return graphs.from_atoms(atoms, self.cutoff, DTYPES[self.dtype], self.device)
         except StructureError as error:
             if len(structures) == 1:
@@ -98,7 +102,8 @@ class Engine:
 
         Args:
             atomic_numbers: (n_atoms,), ghosts last.
-            pair_i, pair_j: (n_pairs,), every pair in both directions, ``pair_i`` < ``n_centers``.
+            pair_i, pair_j: (n_pairs,), every neighbor of every centre, in any order;
+                ``pair_i`` < ``n_centers`` and ``pair_j`` < ``n_atoms`` are the caller's to keep.
             rij: (n_pairs, 3) in Å, ``x_j - x_i``.
             n_centers: atoms from this index on are ghosts.
 
@@ -130,7 +135,9 @@ class Engine:
         return Graph(
             atomic_numbers=numbers,
             edge_index=torch.as_tensor(edge_index, device=self.device),
-            edge_vectors=torch.as_tensor(np.asarray(rij), device=self.device).to(DTYPES[self.dtype]),
+            edge_vectors=torch.as_tensor(np.ascontiguousarray(rij), device=self.device).to(
+                DTYPES[self.dtype]
+            ),
             system_idx=torch.zeros_like(numbers),
             n_systems=1,
             volume=torch.full((1,), torch.nan, dtype=torch.float64, device=self.device),
@@ -159,7 +166,7 @@ def usable_device(name: str) -> torch.device:
     """
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ConfigError(f"device {name!r} is not usable here: {str(error).splitlines()[0]}") from error
     return device

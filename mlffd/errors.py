@@ -41,5 +41,9 @@ class SingularCellError(StructureError):
     """A periodic direction has no lattice vector, or the lattice vectors span no volume."""
 
 
+class ScatteredAtomsError(StructureError):
+    """An atom lies so far away that the structure must have exploded."""
+
+
 class NonFiniteResultError(MlffdError):
     """The student returned NaN or infinity."""

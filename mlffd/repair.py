@@ -28,7 +28,10 @@ def repair(path: str | Path, species: list[int] | None = None, cutoff: float | N
     """
     tensors, metadata = read_tensors(Path(path))
     tensors = with_identity(tensors, species, cutoff, str(path))
-    student = build_student(infer_architecture(tensors, str(path)))
+    try:
+        student = build_student(infer_architecture(tensors, str(path)))
+    except BundleError as error:
+        raise BundleError(f"{path}: {one_line(error).removeprefix(f'{path}: ')}") from error
     load_tensors(student, tensors, str(path))
     return Bundle(student, complete_metadata(student, metadata))
 
@@ -47,7 +50,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
         tensors = load_safetensors(content)
     except SafetensorError:
         return read_state_dict(path), {}
-    return plain_names(tensors), old_metadata(content)
+    return plain_names(tensors, str(path)), old_metadata(content)
 
 
 def old_metadata(content: bytes) -> dict:
@@ -69,17 +72,32 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises anything from EOFError to KeyError
-        raise BundleError(f"{path} is not a file of tensors only ({one_line(error)})") from error
+        raise BundleError(
+            f"{path} is not a file of tensors only: it is something else, or holds code"
+        ) from error
     for key in NESTED:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise BundleError(f"{path} holds no state dict (names and tensors)")
-    return plain_names(content)
+    if not isinstance(content, dict) or not all(is_entry(*entry) for entry in content.items()):
+        raise BundleError(f"{path} holds no state dict (names and dense tensors)")
+    return plain_names(content, str(path))
 
 
-def plain_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {PREFIX.sub("", name): tensor for name, tensor in tensors.items()}
+def is_entry(name, value) -> bool:
+    dense = isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+    return isinstance(name, str) and dense
+
+
+def plain_names(tensors: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Tensors without the prefixes of wrappers.
+
+    Raises:
+        BundleError: two names differ in their prefix only.
+    """
+    plain = {PREFIX.sub("", name): tensor for name, tensor in tensors.items()}
+    if len(plain) != len(tensors):
+        raise BundleError(f"{source} holds two students, or one twice: names differ in their prefix only")
+    return plain
 
 
 def with_identity(tensors: dict, species: list[int] | None, cutoff: float | None, source: str) -> dict:
@@ -110,18 +128,20 @@ def infer_architecture(tensors: dict[str, Tensor], source: str) -> dict:
     Raises:
         BundleError: the names are those of no known family.
     """
-    identity = {
-        "species": tensors["species_numbers"].tolist(),
-        "cutoff": float(tensors["cutoff_radius"]),
-    }
     for evidence, sizes in INFERENCES.items():
         if evidence in tensors:
             try:
-                return {**identity, **sizes(tensors)}
-            except (KeyError, ValueError, IndexError) as error:
-                raise BundleError(f"{source}: looks like a student but lacks tensor {error}") from error
+                return {**identity(tensors), **sizes(tensors)}
+            except KeyError as error:
+                raise BundleError(f"{source}: looks like a student but lacks the tensor {error}") from error
+            except (ValueError, IndexError, TypeError, RuntimeError, ArithmeticError) as error:
+                raise BundleError(f"{source}: looks like a student, but {one_line(error)}") from error
     names = ", ".join(sorted(tensors)[:3])
     raise BundleError(f"{source}: tensors such as {names} belong to no student family that mlffd knows")
+
+
+def identity(tensors: dict[str, Tensor]) -> dict:
+    return {"species": tensors["species_numbers"].tolist(), "cutoff": tensors["cutoff_radius"].item()}
 
 
 def local_sizes(tensors: dict[str, Tensor]) -> dict:

@@ -5,7 +5,7 @@ A case is an ``Engine``; each function below states one promise. ``tests/test_co
 
 import numpy as np
 from ase import Atoms
-from ase.build import molecule
+from ase.neighborlist import neighbor_list
 
 from mlffd.engine import Engine
 
@@ -73,14 +73,16 @@ def permutation(engine: Engine) -> None:
 
 def rotation(engine: Engine) -> None:
     atoms = random_box(engine)
-    turn, _ = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))  # reflections included
-    turned = atoms.copy()
-    turned.set_cell(atoms.cell.array @ turn.T)
-    turned.positions = atoms.positions @ turn.T
-    one, other = evaluate(engine, atoms), evaluate(engine, turned)
-    assert np.isclose(one.energy, other.energy, rtol=1e-12)
-    assert_close(one.forces @ turn.T, other.forces)
-    assert_close(turn @ one.stress @ turn.T, other.stress)
+    proper, _ = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))
+    one = evaluate(engine, atoms)
+    for turn in (proper, -proper):  # one of them is a reflection
+        turned = atoms.copy()
+        turned.set_cell(atoms.cell.array @ turn.T)
+        turned.positions = atoms.positions @ turn.T
+        other = evaluate(engine, turned)
+        assert np.isclose(one.energy, other.energy, rtol=1e-12)
+        assert_close(one.forces @ turn.T, other.forces)
+        assert_close(turn @ one.stress @ turn.T, other.stress)
 
 
 def translation(engine: Engine) -> None:
@@ -180,12 +182,46 @@ def slope(function, step: float) -> float:
 
 
 def smooth_at_cutoff(engine: Engine) -> None:
-    """An atom that crosses the cutoff changes neither energy nor force by a step."""
+    """Energy, force and curvature of a pair go to zero at the cutoff; beyond it there is nothing."""
     a, b = engine.species[0], engine.species[-1]
-    pairs = [Atoms([a, b], positions=[[0, 0, 0], [0, 0, engine.cutoff + d]]) for d in (-1e-5, 1e-5)]
-    inside, outside = engine.evaluate(pairs)
-    assert abs(inside.energy - outside.energy) < 1e-9
-    assert np.abs(inside.forces - outside.forces).max() < 1e-6
+    steps = (-2e-3, -1e-3, 0.0, 1e-5)
+    pairs = [Atoms([a, b], positions=[[0, 0, 0], [0, 0, engine.cutoff + d]]) for d in steps]
+    far, near, at, beyond = engine.evaluate(pairs)
+    assert not beyond.forces.any()
+    assert abs(near.energy - beyond.energy) < 1e-7
+    assert np.abs(near.forces).max() < 1e-4
+    force_constant = (near.forces - far.forces)[1, 2] / 1e-3
+    assert abs(force_constant) < 0.05
+    assert abs(at.forces).max() < 1e-10
+
+
+def squeezed_pairs(engine: Engine) -> None:
+    """Forces are the gradient also where only the short-range repulsion speaks, for every pair of species."""
+    for a in engine.species:
+        for b in engine.species:
+
+            def energy(step, pair=(a, b)):
+                positions = [[0, 0, 0], [0.1, 0.2, 0.3 + step]]
+                return evaluate(engine, Atoms(pair, positions=positions)).energy
+
+            atoms = Atoms([a, b], positions=[[0, 0, 0], [0.1, 0.2, 0.3]])
+            force = evaluate(engine, atoms).forces[1, 2]
+            assert abs(force + slope(energy, 2e-5)) < 1e-6 * abs(force)
+
+
+def pairs_in_any_order(engine: Engine) -> None:
+    """A caller's own neighbor list (LAMMPS) may come in any order and hold ghosts."""
+    atoms = random_box(engine)
+    i, j, vectors = neighbor_list("ijD", atoms, engine.cutoff)
+    expected = evaluate(engine, atoms)
+    for order in (np.arange(len(i)), np.random.default_rng(6).permutation(len(i))):
+        pairs = i[order], j[order], vectors[order]
+        energies, gradient = engine.evaluate_pairs(atoms.numbers, *pairs, len(atoms))
+        forces = np.zeros((len(atoms), 3))
+        np.add.at(forces, pairs[0], gradient)
+        np.add.at(forces, pairs[1], -gradient)
+        assert_close(energies, expected.atomic_energies)
+        assert_close(forces, expected.forces)
 
 
 def atoms_repel_at_short_range(engine: Engine) -> None:
@@ -198,14 +234,12 @@ def atoms_repel_at_short_range(engine: Engine) -> None:
             assert closer.energy > close_.energy
 
 
-def water_in_any_batch(engine: Engine) -> None:
+def any_split_of_a_batch(engine: Engine) -> None:
     """Results do not depend on how a list is split into batches."""
-    waters = [molecule("H2O", vacuum=3.0) for _ in range(7)]
-    for k, water in enumerate(waters):
-        water.rattle(0.05, seed=k)
-    whole = engine.evaluate(waters)
-    chunked = Engine(engine.student, dtype=engine.dtype, backend=engine.backend, max_batch_atoms=7)
-    for one, other in zip(whole, chunked.evaluate(waters)):
+    structures = [random_molecule(engine, seed) for seed in range(7)]
+    whole = engine.evaluate(structures)
+    chunked = Engine(engine.student, dtype=engine.dtype, backend=engine.backend, max_batch_atoms=20)
+    for one, other in zip(whole, chunked.evaluate(structures)):
         close(one, other)
 
 
@@ -244,6 +278,8 @@ EVERY_STUDENT = (
     forces_are_gradient,
     stress_is_strain_derivative,
     atoms_repel_at_short_range,
-    water_in_any_batch,
+    squeezed_pairs,
+    pairs_in_any_order,
+    any_split_of_a_batch,
 )
 TRAINED_STUDENTS = (smooth_at_cutoff,)  # lj/cut is truncated on purpose

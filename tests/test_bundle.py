@@ -35,6 +35,10 @@ def rewrite(path, change_metadata=lambda m: None, change_tensors=lambda t: None)
     path.write_bytes(safetensors.torch.save(tensors, {METADATA_KEY: json.dumps(metadata)}))
 
 
+def replace_metadata(path, text: str) -> None:
+    path.write_bytes(safetensors.torch.save(safetensors.torch.load(path.read_bytes()), {METADATA_KEY: text}))
+
+
 def same_energy(one, other) -> bool:
     engines = [Engine(student, dtype="float64") for student in (one, other)]
     atoms = random_box(engines[0])
@@ -91,6 +95,13 @@ def not_finite(tensors):
         (lambda path: rewrite(path, lambda m: m.update(format=99)), "bundle format 99"),
         (lambda path: rewrite(path, lambda m: m.pop("format")), "no format number"),
         (lambda path: rewrite(path, lambda m: m.pop("architecture")), "no architecture"),
+        (lambda path: replace_metadata(path, "[]"), "no table"),
+        (lambda path: replace_metadata(path, "[" * 100000), "damaged or not|no mlffd metadata"),
+        (lambda path: replace_metadata(path, '{"format": 0}'), "format 0 lacks 'model'"),
+        (lambda path: replace_metadata(path, '{"format": 0, "model": 5}'), "format 0 lacks"),
+        (lambda path: rewrite(path, lambda m: m.update(architecture=5)), "mlffd repair"),
+        (lambda path: rewrite(path, lambda m: m["architecture"].update(hidden=[16000, 16000])), "hidden"),
+        (lambda path: rewrite(path, lambda m: m["architecture"].update(species=[1e400])), "species"),
         (lambda path: rewrite(path, lambda m: m["architecture"].update(family="gap")), "unknown student"),
         (lambda path: rewrite(path, lambda m: m["architecture"].update(chanels=3)), "chanels"),
         (lambda path: rewrite(path, lambda m: m["architecture"].update(channels=5)), "do not fit"),
@@ -164,6 +175,37 @@ def test_repair_asks_for_what_tensors_do_not_tell(tmp_path):
     torch.save(student.state_dict(), tmp_path / "bare.pt")
     with pytest.raises(BundleError, match="differs from --species"):
         repair(tmp_path / "bare.pt", species=[1, 6])
+
+
+def test_repair_refuses_what_no_student_can_be(tmp_path):
+    honest = random_student("local").state_dict()
+    for name, wrong in (
+        ("cutoff_radius", torch.tensor(-4.0)),
+        ("cutoff_radius", torch.zeros(3)),
+        ("species_numbers", torch.tensor(8)),
+        ("species_numbers", torch.tensor([1, 999])),
+        ("neighbor_weights", torch.zeros(1, 0)),
+        ("networks.0.mixing", torch.zeros(3)),
+    ):
+        torch.save({**honest, name: wrong}, tmp_path / "x.pt")
+        with pytest.raises(BundleError) as caught:
+            repair(tmp_path / "x.pt")
+        assert "\n" not in str(caught.value)
+    torch.save({**honest, "module.cutoff_radius": torch.tensor(5.0)}, tmp_path / "x.pt")
+    with pytest.raises(BundleError, match="prefix"):
+        repair(tmp_path / "x.pt")
+    torch.save({3: torch.zeros(1)}, tmp_path / "x.pt")
+    with pytest.raises(BundleError, match="no state dict"):
+        repair(tmp_path / "x.pt")
+
+
+def test_a_student_that_answers_nan_is_not_written(tmp_path):
+    student = random_student("local")
+    with torch.no_grad():
+        student.networks[0].mixing[0, 0, 0] = torch.nan
+    with pytest.raises(BundleError, match="not finite"):
+        write_bundle(tmp_path / "x.mlffd", student)
+    assert not list(tmp_path.iterdir())
 
 
 def test_repair_refuses_strangers(tmp_path):

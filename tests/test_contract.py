@@ -17,6 +17,8 @@ TRAINED = {
     },
     "local-many-species": {"family": "local", "species": MANY_SPECIES, "cutoff": 4.5, "channels": 8},
     "painn": {"family": "painn", "species": [1, 8], "cutoff": 4.0, "features": 16},
+    "local-large-atoms": {"family": "local", "species": [19, 55], "cutoff": 4.0, "channels": 4},
+    "painn-one-layer": {"family": "painn", "species": [1, 8], "cutoff": 4.0, "features": 8, "layers": 1},
     "painn-three-layers": {
         "family": "painn", "species": MANY_SPECIES, "cutoff": 3.5, "features": 12, "layers": 3, "n_radial": 6,
     },

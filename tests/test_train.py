@@ -135,6 +135,43 @@ def test_checkpoint_of_another_run_is_refused(labels, tmp_path, monkeypatch):
         train(labels, STUDENT, dataclasses.replace(config, learning_rate=1e-4), tmp_path / "s.mlffd")
 
 
+def test_a_finished_training_is_not_repeated(labels, tmp_path):
+    config = dataclasses.replace(CONFIG, epochs=1)
+    train(labels, STUDENT, config, tmp_path / "s.mlffd")
+    written = (tmp_path / "s.mlffd").stat().st_mtime_ns
+    train(labels, STUDENT, config, tmp_path / "s.mlffd")
+    assert (tmp_path / "s.mlffd").stat().st_mtime_ns == written
+    with pytest.raises(ConfigError, match="other labels, sizes or settings"):
+        train(labels, {**STUDENT, "channels": 7}, config, tmp_path / "s.mlffd")
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"\x80\x04]."])
+def test_a_damaged_checkpoint_is_refused(content, labels, tmp_path):
+    (tmp_path / "s.mlffd.checkpoint").write_bytes(content)
+    with pytest.raises(ConfigError, match="delete it to start afresh"):
+        train(labels, STUDENT, CONFIG, tmp_path / "s.mlffd")
+
+
+def test_environments_that_are_all_alike(labels, tmp_path):
+    """One species only as isolated atoms: its invariants have no spread to scale by."""
+    argon = [Atoms(np.full(len(a), 18), a.positions, cell=a.cell, pbc=True) for a in labels.structures[:6]]
+    structures = argon + [Atoms([10])] * 4
+    predictions = Engine(build_student(TEACHER), dtype="float64").evaluate(structures)
+    mixed = LabelledSet(
+        structures, np.array([p.energy for p in predictions]), [p.forces for p in predictions],
+        np.array([p.stress for p in predictions]), labels.metadata, "1" * 64,
+    )  # fmt: skip
+    bundle = train(mixed, STUDENT, dataclasses.replace(CONFIG, epochs=2), tmp_path / "s.mlffd")
+    assert np.isfinite(bundle.metadata["errors"]["validation"]["force_mae_mev_per_angstrom"])
+
+
+def test_a_training_that_diverges_says_so(labels, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "loss", lambda *a: torch.tensor(torch.nan, requires_grad=True))
+    with pytest.raises(ConfigError, match="loss became nan"):
+        train(labels, STUDENT, CONFIG, tmp_path / "s.mlffd")
+    assert not (tmp_path / "s.mlffd").exists()
+
+
 def test_bad_labels_are_refused(labels, tmp_path):
     one = dataclasses.replace(labels, structures=labels.structures[:1], energies=labels.energies[:1])
     with pytest.raises(ConfigError, match="at least two"):

@@ -8,6 +8,7 @@ from mlffd.graph import Graph
 from mlffd.students.radial import polynomial_cutoff
 
 COULOMB = 14.399645  # e^2 / (4 pi epsilon_0) in eV Å
+REACH = 0.7  # of the sum of two covalent radii; triple bonds are 0.77 to 0.78 of it
 ZBL_EXPONENTS = (3.19980, 0.94229, 0.40290, 0.20162)
 ZBL_COEFFICIENTS = (0.18175, 0.50986, 0.28022, 0.02817)
 
@@ -16,16 +17,18 @@ class Baseline(nn.Module):
     """Reference energy of each element plus the screened nuclear repulsion of Ziegler, Biersack and Littmark.
 
     The repulsion ("The Stopping and Range of Ions in Solids", 1985, universal potential) is switched off
-    smoothly at the sum of the two covalent radii: atoms that have a bond barely feel it, and atoms cannot
-    fall into each other where the student was never trained.
+    smoothly at ``repulsion_reach``, by default well inside the shortest bonds: atoms do not feel it where the
+    student has been trained, and cannot fall into each other where it has not. The reach of each pair of
+    species (Å) is kept among the tensors, so that a student keeps its own when the default changes.
     """
 
-    def __init__(self, species: tuple[int, ...]):
+    def __init__(self, species: tuple[int, ...], cutoff: float):
         super().__init__()
         numbers = torch.tensor(species)
         self.register_buffer("reference_energies", torch.zeros(len(species), dtype=torch.float64))
         radii = torch.tensor(covalent_radii[list(species)])
-        self.register_buffer("bond_length", radii[:, None] + radii[None, :], persistent=False)
+        reach = torch.clamp(REACH * (radii[:, None] + radii[None, :]), max=cutoff)
+        self.register_buffer("repulsion_reach", reach)
         screening = 0.46850 / (numbers[:, None] ** 0.23 + numbers[None, :] ** 0.23)
         self.register_buffer("screening_length", screening.double(), persistent=False)
         charge = (numbers[:, None] * numbers[None, :]).double()
@@ -39,7 +42,7 @@ class Baseline(nn.Module):
     def repulsion(self, graph: Graph, species_idx: Tensor, distance: Tensor) -> Tensor:
         """Half of the repulsion of each pair goes to its centre: (n_centers,) float64."""
         i, j = species_idx[graph.edge_index]
-        reach = self.bond_length.to(distance.dtype)[i, j]
+        reach = self.repulsion_reach.to(distance.dtype)[i, j]
         (close,) = torch.nonzero(distance < reach, as_tuple=True)
         if len(close) == 0:
             return distance.new_zeros(graph.n_centers, dtype=torch.float64)

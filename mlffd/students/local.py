@@ -72,9 +72,12 @@ class LocalStudent(TrainedStudent):
             for k, network in enumerate(self.networks):
                 found[k].append(network.invariants(density[species_idx == k]))
         for network, invariants in zip(self.networks, map(torch.cat, found)):
-            if len(invariants) > 1:
+            if len(invariants):
                 network.invariant_mean.copy_(invariants.mean(0))
-                network.invariant_scale.copy_(1.0 / (invariants.std(0) + 1e-3 * invariants.std(0).max()))
+                spread = invariants.std(0, correction=0)
+                # environments that are all alike have no spread to scale by
+                floor = torch.clamp(1e-3 * spread.max(), min=1e-4)
+                network.invariant_scale.copy_(1.0 / (spread + floor))
 
     def density(self, graph: Graph, species_idx: Tensor, distance: Tensor) -> Tensor:
         """Neighbor density (n_centers, (l_max + 1)^2, n_density)."""

@@ -40,7 +40,7 @@ class PainnStudent(TrainedStudent):
         )  # fmt: skip
 
     def interaction(self, graph: Graph, species_idx: Tensor, distance: Tensor) -> Tensor:
-        if graph.n_centers != graph.n_atoms:
+        if self.n_layers > 1 and graph.n_centers != graph.n_atoms:
             raise ValueError("message passing needs the neighbors of every atom, ghosts included")
         directions = graph.edge_vectors / distance[:, None]
         radial = bessel_basis(distance, self.cutoff, self.n_radial).T
@@ -70,9 +70,9 @@ class Message(nn.Module):
         to_vectors = (
             vectors[j] * from_vectors[:, None, :] + directions[:, :, None] * from_directions[:, None, :]
         )
-        return scalars + sum_over_neighbors(to_scalars, graph), vectors + sum_over_neighbors(
-            to_vectors, graph
-        )
+        own = slice(graph.n_centers)
+        scalars = scalars[own] + sum_over_neighbors(to_scalars, graph)
+        return scalars, vectors[own] + sum_over_neighbors(to_vectors, graph)
 
 
 class Update(nn.Module):

@@ -55,9 +55,10 @@ class Student(nn.Module):
         Raises:
             UnknownElementError: an element the student was not made for.
         """
-        index = self.index_of_number[graph.atomic_numbers]
-        if len(index) and index.min() < 0:
-            check_species(graph.atomic_numbers.tolist(), self.species)
+        numbers = graph.atomic_numbers
+        index = self.index_of_number[numbers.clamp(0, len(self.index_of_number) - 1)]
+        if ((index < 0) | (numbers < 1) | (numbers >= len(self.index_of_number))).any():
+            check_species(numbers.tolist(), self.species)
         return index
 
 
@@ -69,7 +70,7 @@ class TrainedStudent(Student):
 
     def __init__(self, species: tuple[int, ...], cutoff: float):
         super().__init__(species, cutoff)
-        self.baseline = Baseline(self.species)
+        self.baseline = Baseline(self.species, self.cutoff)
 
     def calibrate(self, graphs: list[Graph]) -> None:
         """Set scales that come from the training structures rather than from gradients; none by default."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from mlffd.bundle import Bundle, write_bundle
+from mlffd.bundle import Bundle, read_bundle, write_bundle
 from mlffd.dataset.store import LabelledSet
 from mlffd.errors import ConfigError
 from mlffd.files import replacing
@@ -25,6 +25,20 @@ from mlffd.train.loss import Target, batch_targets, loss
 from mlffd.train.metrics import batches, evaluate
 
 DTYPE = torch.float32
+# the least and the largest a setting of TrainConfig may be
+BOUNDS = {
+    "epochs": (1, 1e6),
+    "batch_size": (1, 1e6),
+    "learning_rate": (1e-12, 10.0),
+    "final_learning_rate": (0.0, 10.0),
+    "energy_weight": (0.0, 1e12),
+    "force_weight": (0.0, 1e12),
+    "stress_weight": (0.0, 1e12),
+    "validation_fraction": (0.0, 0.9),
+    "average_decay": (0.0, 1.0),
+    "gradient_clip": (1e-12, 1e12),
+    "seed": (0, 2**63 - 1),
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +57,17 @@ class TrainConfig:
     gradient_clip: float = 1.0
     seed: int = 0
 
+    def __post_init__(self):
+        """Refuse settings that cannot be meant.
+
+        Raises:
+            ConfigError: naming the first such setting.
+        """
+        for name, (low, high) in BOUNDS.items():
+            value = getattr(self, name)
+            if isinstance(value, int | float) and not low <= value <= high:
+                raise ConfigError(f"training setting {name} = {value} is not between {low:g} and {high:g}")
+
 
 @dataclass
 class TrainState:
@@ -59,13 +84,22 @@ def train(labels: LabelledSet, architecture: dict, config: TrainConfig, output: 
     """Train a student of ``architecture`` on ``labels`` and write it to ``output``.
 
     After each epoch a checkpoint lies beside ``output``; a run that was stopped goes on from it and ends with
-    the same weights. The student written is the running average of the weights.
+    the same weights, and one that had finished returns what it wrote. The student written is the running
+    average of the weights. The validation frames are drawn at random from all: where these follow each other
+    in time, the validation error is smaller than that on frames of other trajectories.
 
     Raises:
-        ConfigError: too few frames, or the checkpoint belongs to other labels or settings.
+        ConfigError: too few frames, the loss diverged, or ``output`` or the checkpoint beside it belongs to
+            other labels, sizes or settings.
     """
+    architecture = {**architecture, "species": species_of(labels, architecture)}
     torch.manual_seed(config.seed)
-    student = build_student({**architecture, "species": species_of(labels, architecture)})
+    student = build_student(architecture)
+    fingerprint = describe_run(labels, student.architecture, config)
+    if output.exists():
+        return finished(output, fingerprint)
+    if not output.parent.is_dir():
+        raise ConfigError(f"there is no folder {output.parent} to write {output.name} to")
     fit_reference_energies(student, labels)
     student.cast(DTYPE)
     frames = labelled_graphs(labels, student.cutoff)
@@ -73,12 +107,26 @@ def train(labels: LabelledSet, architecture: dict, config: TrainConfig, output: 
     student.calibrate([graph for graph, _ in training])
     state = new_state(student, config)
     checkpoint = output.with_name(output.name + ".checkpoint")
-    fingerprint = describe_run(labels, student.architecture, config)
     resume(state, checkpoint, fingerprint)
     run_epochs(state, training, validation, config, checkpoint, fingerprint)
     errors = evaluate(state.averaged, validation)
-    bundle = write_bundle(output, state.averaged.cast(DTYPE), training_facts(labels, config, errors))
+    facts = training_facts(labels, config, errors, fingerprint)
+    bundle = write_bundle(output, state.averaged.cast(DTYPE), facts)
     checkpoint.unlink(missing_ok=True)
+    return bundle
+
+
+def finished(output: Path, fingerprint: str) -> Bundle:
+    """The student that an earlier run has written.
+
+    Raises:
+        ConfigError: it comes from other labels, sizes or settings.
+    """
+    bundle = read_bundle(output)
+    if bundle.metadata.get("training", {}).get("fingerprint") != fingerprint:
+        raise ConfigError(
+            f"{output} was trained on other labels, sizes or settings: move it away to train again"
+        )
     return bundle
 
 
@@ -120,6 +168,10 @@ def run_epoch(state: TrainState, training: list, config: TrainConfig) -> float:
         state.n_steps += 1
         update_average(state, config)
         losses.append(float(value.detach()))
+        if not math.isfinite(losses[-1]):
+            raise ConfigError(
+                f"the loss became {losses[-1]} in epoch {state.epoch}: lower learning_rate, check labels"
+            )
     return float(np.mean(losses))
 
 
@@ -169,7 +221,7 @@ def resume(state: TrainState, checkpoint: Path, fingerprint: str) -> None:
     """
     if not checkpoint.exists():
         return
-    content = torch.load(checkpoint, weights_only=True)
+    content = read_checkpoint(checkpoint)
     if content["fingerprint"] != fingerprint:
         raise ConfigError(
             f"{checkpoint} was begun with other labels, sizes or settings: delete it to start afresh, "
@@ -179,6 +231,21 @@ def resume(state: TrainState, checkpoint: Path, fingerprint: str) -> None:
     state.averaged.load_state_dict(content["averaged"])
     state.optimizer.load_state_dict(content["optimizer"])
     state.epoch, state.n_steps = content["epoch"], content["n_steps"]
+
+
+def read_checkpoint(path: Path) -> dict:
+    """The content of a checkpoint that ``save`` wrote.
+
+    Raises:
+        ConfigError: damaged, or something else.
+    """
+    try:
+        content = torch.load(path, weights_only=True)
+    except Exception as error:  # torch.load raises anything from EOFError to KeyError
+        raise ConfigError(f"{path} is damaged: delete it to start afresh") from error
+    if not isinstance(content, dict) or "fingerprint" not in content:
+        raise ConfigError(f"{path} is no checkpoint of mlffd: delete it to start afresh")
+    return content
 
 
 def species_of(labels: LabelledSet, architecture: dict) -> list[int]:
@@ -240,11 +307,12 @@ def describe_run(labels: LabelledSet, architecture: dict, config: TrainConfig) -
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def training_facts(labels: LabelledSet, config: TrainConfig, errors: dict) -> dict:
+def training_facts(labels: LabelledSet, config: TrainConfig, errors: dict, fingerprint: str) -> dict:
     """What the bundle says of its origin."""
+    date = time.strftime("%Y-%m-%d", time.gmtime())
     return {
         "teacher": labels.metadata["teacher"],
         "labels": {"sha256": labels.hash, "n_frames": len(labels.structures)},
-        "training": {**dataclasses.asdict(config), "date": time.strftime("%Y-%m-%d", time.gmtime())},
+        "training": {**dataclasses.asdict(config), "date": date, "fingerprint": fingerprint},
         "errors": {"validation": errors},
     }
