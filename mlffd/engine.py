@@ -1,5 +1,7 @@
 """What drivers hold: a student on a device, its neighbor lists, and checks on the way in and out."""
 
+import ctypes
+import sys
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -17,6 +19,7 @@ from mlffd.students.student import Student, check_species
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 BACKENDS = ("reference",)
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 class Engine:
@@ -53,6 +56,8 @@ class Engine:
         self.metadata = source.metadata if isinstance(source, Bundle) else {}
         self.dtype, self.backend, self.max_batch_atoms = dtype, backend, max_batch_atoms
         self.device = usable_device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         student = source.student if isinstance(source, Bundle) else source
         self.student = deepcopy(student).cast(DTYPES[dtype]).to(self.device).requires_grad_(False).eval()
         self.cutoff, self.species, self.n_layers = student.cutoff, student.species, student.n_layers
@@ -156,6 +161,18 @@ def chunks(structures: Sequence[Atoms], max_atoms: int) -> Iterator[list[Atoms]]
         n_atoms += len(structure)
     if chunk:
         yield chunk
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep the memory that PyTorch frees after every operation instead of handing it back.
+
+    Getting it again page by page costs a quarter of the time at 1500 atoms. Other C libraries have no such
+    knob and are left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, 2**30)
+        mallopt(M_MMAP_THRESHOLD, 2**25)  # the largest that glibc takes
 
 
 def usable_device(name: str) -> torch.device:
