@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
 import build_lammps  # noqa: E402
+import lammps_mend  # noqa: E402
 import lammps_probe  # noqa: E402
 import lammps_source  # noqa: E402
 import lammps_wheel  # noqa: E402
@@ -67,14 +68,15 @@ def test_no_source_given(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["tarball", "directory", "directory above"])
-def test_given_source_is_copied_and_mended(kind, tree, tarball, tmp_path, monkeypatch):
+def test_mending_spares_the_given_source(kind, tree, tarball, tmp_path, monkeypatch):
     given = {"tarball": tarball, "directory": tree, "directory above": tree.parent}[kind]
     monkeypatch.setenv("MLFFD_LAMMPS_SOURCE", str(given))
     work = tmp_path / "work"
     work.mkdir()
     copy = lammps_source.unpacked_source(work, lammps_source.given_source(), silent)
     assert lammps_source.release_version(copy) == "2026.7.4"
-    assert not lammps_source.mend_firstneigh(copy / "src/ML-IAP/mliap_data.cpp")
+    lammps_mend.mend(copy, silent)
+    assert not lammps_mend.mend_firstneigh(copy / "src/ML-IAP/mliap_data.cpp")
     assert (tree / "src/ML-IAP/mliap_data.cpp").read_text() == FAULTY
 
 
@@ -152,7 +154,7 @@ def test_identity_follows_contents(tree, tarball):
 
 def test_firstneigh_is_gone_after_mending(tree):
     file = tree / "src/ML-IAP/mliap_data.cpp"
-    assert lammps_source.mend_firstneigh(file)
+    assert lammps_mend.mend_firstneigh(file)
     code = [line for line in file.read_text().splitlines() if not line.startswith("//")]
     assert [line.strip() for line in code if "lmp_firstneigh" in line] == ["memory->destroy(lmp_firstneigh);"]
     assert any("// rij" in line for line in code)
@@ -164,7 +166,7 @@ def test_source_mended_upstream_is_left_alone(tree):
         "natomneigh, nneigh,", "natomneigh, inside,"
     )
     file.write_text(text)
-    assert not lammps_source.mend_firstneigh(file)
+    assert not lammps_mend.mend_firstneigh(file)
     assert file.read_text() == text
 
 
@@ -172,11 +174,11 @@ def test_unknown_use_of_firstneigh_is_refused(tree):
     file = tree / "src/ML-IAP/mliap_data.cpp"
     file.write_text(FAULTY.replace("lmp_firstneigh[ii][ninside] =", "lmp_firstneigh[ii][ninside++] ="))
     with pytest.raises(SourceError, match="lmp_firstneigh"):
-        lammps_source.mend_firstneigh(file)
+        lammps_mend.mend_firstneigh(file)
 
 
 def test_mliap_asks_the_running_python(tree):
-    lammps_source.mend(tree, silent)
+    lammps_mend.mend(tree, silent)
     text = (tree / "python/lammps/mliap/__init__.py").read_text()
     found = {"ctypes": __import__("ctypes")}
     exec(text, found)

@@ -101,7 +101,7 @@ def cache_key(identity: str) -> str:
         [sysconfig.get_config_var(name) for name in ("SOABI", "LIBDIR", "INSTSONAME", "Py_ENABLE_SHARED")],
         mpich_version(),
         [platform.machine(), platform.libc_ver()],
-        [(here / name).read_text() for name in ("lammps_source.py", "lammps_wheel.py")],
+        [(here / name).read_text() for name in ("lammps_mend.py", "lammps_wheel.py")],
     ]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 

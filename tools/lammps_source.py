@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Finding LAMMPS' source and mending what is wrong in it. Standard library only.
+"""Finding LAMMPS' source. Standard library only.
 
 ``unpacked_source(work)`` gives a source tree from the first of these that answers:
 
@@ -90,7 +90,7 @@ def find_tree(folder: Path) -> Path | None:
 
 
 def unpacked_source(work: Path, given: Path | None, say=print) -> Path:
-    """A writable source tree under ``work``, mended. Raises SourceError if none can be had."""
+    """A writable source tree under ``work``. Raises SourceError if none can be had."""
     folder = work / "source"
     folder.mkdir()
     if given is None:
@@ -106,7 +106,6 @@ def unpacked_source(work: Path, given: Path | None, say=print) -> Path:
     tree = find_tree(folder)
     if tree is None:
         raise SourceError(f"no LAMMPS source (src/version.h) in {given or 'the downloaded archive'}")
-    mend(tree, say)
     return tree
 
 
@@ -214,54 +213,3 @@ def release_version(tree: Path) -> str:
         raise SourceError(f"{header} states no LAMMPS version")
     day, month, year = found.groups()
     return f"{year}.{MONTHS.index(month) + 1}.{day}"
-
-
-def mend(tree: Path, say=print):
-    """Mends two upstream faults in ``tree``, where it has them. Raises SourceError on surprises."""
-    if mend_firstneigh(tree / "src" / "ML-IAP" / "mliap_data.cpp"):
-        say("LAMMPS: mended the lmp_firstneigh memory fault of ML-IAP")
-    mend_libpython(tree / "python" / "lammps" / "mliap" / "__init__.py")
-
-
-# how the array is grown in the faulty sources: centers x all pairs
-FAULT = re.compile(r"^\s*memory->grow\(lmp_firstneigh, natomneigh, nneigh(_max)?,", re.MULTILINE)
-USES = re.compile(
-    r"^(\s*(?:memory->grow\(lmp_firstneigh,|lmp_firstneigh\[ii\]\[ninside\] =|bytes \+=.*// lmp_firstneigh))",
-    re.MULTILINE,
-)
-
-
-def mend_firstneigh(file: Path) -> bool:
-    """Comments out ML-IAP's ``lmp_firstneigh``; returns whether it had to.
-
-    Upstream grows the array to (centers, all pairs) integers, 58 GB for 16 384 atoms, and writes past it when
-    the number of atoms on a rank changes. Only the ACE descriptor reads it, and that one is not built here.
-    """
-    if not file.is_file():
-        raise SourceError(f"{file} is missing: this LAMMPS source has no ML-IAP package")
-    text = file.read_text()
-    if not FAULT.search(text):
-        return False
-    mended, count = USES.subn(r"//\1", text)
-    if FAULT.search(mended) or count != 4:
-        raise SourceError(f"{file.name} uses lmp_firstneigh in a way not known here ({count} lines, not 4)")
-    file.write_text(mended)
-    return True
-
-
-def mend_libpython(file: Path):
-    """Lets ``lammps.mliap`` ask the running Python whether it is initialized.
-
-    Upstream asks whichever libpython the loader finds by name: another Python's, or none.
-    """
-    if file.is_file():
-        file.write_text(file.read_text().replace("ctypes.CDLL(library)", "ctypes.CDLL(None)"))
-
-
-def leave_python_open(tree: Path):
-    """Links liblammps.so without libpython, whose symbols the program then brings. For static Pythons."""
-    file = tree / "cmake" / "Modules" / "Packages" / "PYTHON.cmake"
-    text = file.read_text()
-    if "Python::Python" not in text:
-        raise SourceError(f"{file.name} links Python in a way not known here")
-    file.write_text(text.replace("Python::Python", "Python::Module"))

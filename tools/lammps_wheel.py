@@ -10,6 +10,7 @@ import sysconfig
 import time
 from pathlib import Path
 
+import lammps_mend
 import lammps_source
 
 PACKAGES = ["ML-IAP", "ML-SNAP", "PYTHON", "MISC", "PLUGIN", "MOLECULE", "MC", "EXTRA-COMPUTE"]
@@ -90,8 +91,9 @@ def check_compilers():
 def build_wheel(work: Path, given: Path | None, log) -> Path:
     """One wheel in ``work``; every command's output goes to ``log``."""
     tree = lammps_source.unpacked_source(work, given, say)
+    lammps_mend.mend(tree, say)
     if static_python_flags(sysconfig.get_config_vars()):
-        lammps_source.leave_python_open(tree)
+        lammps_mend.leave_python_open(tree)
     version = lammps_source.release_version(tree)
     say(f"LAMMPS: building {version} with {jobs()} jobs, about 5 minutes on 2 idle cores; log: {log.name}")
     tools = build_tools(work, log)
