@@ -5,6 +5,7 @@ LAMMPS has initialized MPI before any of this runs; mpi4py, where it is installe
 MPI, sees the same ranks. Nothing here is needed in a serial build of LAMMPS.
 """
 
+import ctypes
 import os
 import sys
 import time
@@ -19,6 +20,8 @@ _RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 
 def world():
     """mpi4py's communicator of all ranks; None in a serial run or where mpi4py does not share LAMMPS' MPI."""
+    if not mpi_is_running():
+        return None
     try:
         import mpi4py
 
@@ -27,6 +30,18 @@ def world():
     except (ImportError, RuntimeError):  # not installed, or its MPI library is not there
         return None
     return MPI.COMM_WORLD if MPI.Is_initialized() else None
+
+
+def mpi_is_running() -> bool:
+    """Whether the MPI library that this process has loaded, if any, is initialized.
+
+    Asked without mpi4py: once mpi4py is imported ASE uses it too, which ends a process that has no MPI.
+    """
+    flag = ctypes.c_int(0)
+    initialized = getattr(ctypes.CDLL(None), "MPI_Initialized", None)
+    if initialized is not None:
+        initialized(ctypes.byref(flag))
+    return bool(flag.value)
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -56,6 +71,9 @@ def threads_per_rank() -> int:
     return int(wanted)
 
 
+TO_BE_READ = 0.3  # s; what mpiexec has not passed on when a rank aborts may be lost
+
+
 class EndsAllRanks:
     """Context in which an exception on any rank ends all of them: one line, non-zero exit, no hang.
 
@@ -78,8 +96,10 @@ class EndsAllRanks:
         if not isinstance(error, MlffdError):
             traceback.print_exception(kind, error, trace)
         where = f" (rank {rank} of {n_ranks})" if n_ranks > 1 else ""
-        print(f"mlffd: {self.doing}{where}: {_one_line(error)}", file=sys.stderr, flush=True)
+        new_line = "\n" if n_ranks > 1 else ""  # another rank may be in the middle of a line
+        print(f"{new_line}mlffd: {self.doing}{where}: {_one_line(error)}", file=sys.stderr, flush=True)
         if n_ranks > 1:
+            time.sleep(TO_BE_READ)
             _abort()
         _keep_traceback_quiet(error)
         return False

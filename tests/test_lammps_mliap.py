@@ -3,6 +3,7 @@
 
 import pickle
 import pickletools
+import subprocess
 import sys
 import zipfile
 
@@ -257,3 +258,17 @@ def test_several_ranks_are_aborted(capsys, monkeypatch):
         raise RuntimeError("of a bug")
     assert ranks.aborted == 1
     assert "mlffd: cannot do it (rank 1 of 2): RuntimeError: of a bug" in capsys.readouterr().err
+
+
+def test_a_process_without_mpi_stays_without(local_bundle):
+    """Importing mpi4py but not starting MPI would make ASE end the process at its next file."""
+    code = (
+        "import sys, ase.io, ase.build\n"
+        "from mlffd.drivers.lammps_mliap import _Exported, load_mliap\n"
+        f"content = open({str(local_bundle)!r}, 'rb').read()\n"
+        "load_mliap(*_Exported(content, 'cpu', 'float32').__reduce__()[1])\n"
+        "ase.io.write(sys.stdout, ase.build.molecule('H2O'), format='xyz')\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "mpi4py" not in run.stderr

@@ -158,7 +158,7 @@ def results(request, bundles, tmp_path_factory):
     argon = {"data": "solid.noble", "temperature": 60.0, "timestep": 0.01, "steps": 100}
     script += NVE.format(name="nve.lj_cut", potential=LJ_CUT, **argon)
     script += NVE.format(name="nve.lj", potential=mliap("lj.pt", NOBLE), **argon)
-    water = {"data": "liquid.OH", "temperature": 300.0, "timestep": 0.00005, "steps": 40}
+    water = {"data": "liquid.OH", "temperature": 300.0, "timestep": 0.000025, "steps": 80}
     script += NVE.format(name="nve.local", potential=mliap("float64.pt", ("O", "H")), **water)
     finished = run_lammps(script, folder, ranks, time_limit=400.0)  # 5 s; minutes where others use the cores
     assert finished.status == 0, finished.output
@@ -210,7 +210,7 @@ def test_dynamics_equal_those_of_lj_cut(results):
 def test_dynamics_conserve_energy(results):
     folder, ranks = results
     run = read_log(folder / "log.lammps")
-    assert (run.student, run.ranks, run.atoms, run.steps) == ("float64", ranks, 162, 40)
+    assert (run.student, run.ranks, run.atoms, run.steps) == ("float64", ranks, 162, 80)
     exchanged = np.ptp(run.thermo["PotEng"])
     assert exchanged / run.atoms > 1e-3  # it moves
     assert np.ptp(run.thermo["TotEng"]) < 2e-3 * exchanged
