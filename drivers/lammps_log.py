@@ -34,13 +34,14 @@ class Run:
     thermo: dict[str, np.ndarray]  # columns (n_rows,) by LAMMPS' names
 
 
-def summarize(log_path: str | Path) -> str:
+def summarize(log_path: str | Path, expected_temperature: float | None = None) -> str:
     """Steps, atoms, ranks, ns/day, mean temperature of the second half, and energy drift where printed.
 
     The drift is that of ``econserve``, the energy including what thermostats and barostats took.
 
     Raises:
-        MlffdError: no such log, no finished run in it, or its temperature is not a number.
+        MlffdError: no such log, no finished run in it, or its temperature is not a number or, where one is
+            expected, off by more than 20 %.
     """
     run = read_log(log_path)
     facts = [f"{run.steps} steps", f"{run.atoms} atoms", f"{run.ranks} rank{'s' * (run.ranks != 1)}"]
@@ -50,6 +51,12 @@ def summarize(log_path: str | Path) -> str:
         temperature = mean_of_second_half(run.thermo["Temp"])
         if not math.isfinite(temperature):
             raise MlffdError(f"{log_path}: the temperature is not a number; the run broke down")
+        off = expected_temperature is not None and abs(temperature / expected_temperature - 1.0) > 0.2
+        if off:
+            raise MlffdError(
+                f"{log_path}: {temperature:.0f} K over the second half instead of {expected_temperature:g} K: "
+                "the student has lost its way"
+            )
         facts.append(f"{temperature:.1f} K over the second half")
     drift = energy_drift(run)
     if drift is not None:

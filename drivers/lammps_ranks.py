@@ -71,7 +71,7 @@ def threads_per_rank() -> int:
     return int(wanted)
 
 
-TO_BE_READ = 0.3  # s; what mpiexec has not passed on when a rank aborts may be lost
+TO_BE_READ = 0.5  # s; what mpiexec has not passed on when a rank aborts may be lost
 
 
 class EndsAllRanks:

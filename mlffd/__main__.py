@@ -82,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--dtype", default="float32", help="float32 or float64 (MLFFD_DTYPE overrides it)")
     sub = verb(run_lammps_summary, "summary", lammps)
     sub.add_argument("log", type=Path, help="LAMMPS log file")
+    sub.add_argument("--temperature", type=float, help="K; another one over the second half is an error")
     return top
 
 
@@ -188,7 +189,7 @@ def run_lammps_summary(options) -> None:
     """One line about a finished LAMMPS run: ns/day, temperature, drift."""
     from mlffd.drivers.lammps_log import summarize
 
-    print(summarize(options.log))
+    print(summarize(options.log, options.temperature))
 
 
 def load_calculator(spec, directory: Path):

@@ -11,11 +11,14 @@ from ase import units
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from conftest import command
+from lammps_process import run_lammps
 from test_ipi_run import runs  # noqa: F401 - a fixture
 
 from mlffd import Calculator
 from mlffd.bundle import locate_bundle, read_bundle
 from mlffd.check import check
+from mlffd.drivers.lammps_log import summarize
+from mlffd.errors import MlffdError
 from mlffd.teachers import load_teacher
 
 INPUTS = Path(__file__).parents[1] / "ipi_inputs"
@@ -64,6 +67,18 @@ def test_dynamics_stay_near_their_temperature(water):
     assert 200 < np.mean(temperatures) < 400
     bonds = np.array([water.get_distances(o, [o + 1, o + 2], mic=True) for o in range(0, 192, 3)])
     assert 0.8 < bonds.min() < bonds.max() < 1.3
+
+
+@pytest.mark.slow
+def test_512_molecules_in_lammps(tmp_path):
+    """`lmp -in in.water` as `make water` runs it, and the summary that judges the temperature."""
+    for name in ("in.water", "water512.data"):
+        shutil.copy(INPUTS.parent / "lammps_inputs" / name, tmp_path)
+    finished = run_lammps(tmp_path / "in.water", tmp_path, steps=200)
+    assert finished.status == 0, finished.output
+    assert "ns/day" in summarize(tmp_path / "log.lammps", expected_temperature=300.0)
+    with pytest.raises(MlffdError, match="lost its way"):
+        summarize(tmp_path / "log.lammps", expected_temperature=600.0)
 
 
 @pytest.mark.slow
