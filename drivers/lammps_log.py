@@ -51,8 +51,7 @@ def summarize(log_path: str | Path, expected_temperature: float | None = None) -
         temperature = mean_of_second_half(run.thermo["Temp"])
         if not math.isfinite(temperature):
             raise MlffdError(f"{log_path}: the temperature is not a number; the run broke down")
-        off = expected_temperature is not None and abs(temperature / expected_temperature - 1.0) > 0.2
-        if off:
+        if expected_temperature and abs(temperature / expected_temperature - 1.0) > 0.2:
             raise MlffdError(
                 f"{log_path}: {temperature:.0f} K over the second half instead of {expected_temperature:g} K: "
                 "the student has lost its way"
