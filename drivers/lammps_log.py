@@ -53,7 +53,7 @@ def summarize(log_path: str | Path, expected_temperature: float | None = None) -
             raise MlffdError(f"{log_path}: the temperature is not a number; the run broke down")
         if expected_temperature and abs(temperature / expected_temperature - 1.0) > 0.2:
             raise MlffdError(
-                f"{log_path}: {temperature:.0f} K over the second half instead of {expected_temperature:g} K: "
+                f"{log_path}: {temperature:.0f} K over the second half, not {expected_temperature:g} K: "
                 "the student has lost its way"
             )
         facts.append(f"{temperature:.1f} K over the second half")
