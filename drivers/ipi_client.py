@@ -13,7 +13,6 @@ never there, 5 not an i-PI server or not this system, 130 and 143 after SIGINT a
 
 import argparse
 import json
-import os
 import re
 import sys
 import time
@@ -39,6 +38,7 @@ from mlffd.drivers.ipi_loop import (
 )
 from mlffd.drivers.ipi_protocol import ProtocolError, Session
 from mlffd.errors import ConfigError, MlffdError
+from mlffd.files import write_atomically
 from mlffd.units import BOHR
 
 STATUS_INTERVAL = 0.5  # s between two status lines
@@ -114,9 +114,7 @@ class StatusLine:
 def write_report(path: str | Path, tally: Tally, facts: dict) -> None:
     """The tally and more facts as JSON; the file is complete or not there."""
     counts = {name: value for name, value in vars(tally).items() if not callable(value)}
-    partial = Path(f"{path}.{os.getpid()}.partial")
-    partial.write_text(json.dumps({**facts, **counts}, indent=1) + "\n")
-    os.replace(partial, path)
+    write_atomically(Path(path), json.dumps({**facts, **counts}, indent=1) + "\n")
 
 
 def drive(
