@@ -26,13 +26,12 @@ from ase.data import chemical_symbols
 
 from mlffd.bundle import mlffd_version, read_bundle, read_bundle_bytes
 from mlffd.drivers.lammps_ranks import EndsAllRanks, rank_and_size, threads_per_rank
-from mlffd.engine import Engine
+from mlffd.engine import DTYPES, Engine
 from mlffd.errors import BundleError, ConfigError, NonFinitePositionsError, UnknownElementError
 from mlffd.files import write_atomically
 
 FORMAT = 1
 MANY_NEIGHBORS = 8  # of an owned atom, on average
-_DTYPES = ("float32", "float64")
 
 
 def export(
@@ -212,6 +211,6 @@ def _checksum(content: bytes) -> str:
 
 
 def _known_dtype(dtype: str) -> str:
-    if dtype not in _DTYPES:
-        raise ConfigError(f"dtype is {dtype!r}; choose {' or '.join(_DTYPES)}")
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}; choose {' or '.join(DTYPES)}")
     return dtype

@@ -86,8 +86,7 @@ class Engine:
     def _graph(self, atoms: Atoms, structures: Sequence[Atoms]) -> Graph:
         """The graph of one of ``structures``; errors say which one where there are several."""
         try:
-            if len(atoms) and not set(atoms.numbers.tolist()) <= set(self.species):
-                check_species(atoms.numbers.tolist(), self.species)
+            check_species(atoms.numbers.tolist(), self.species)
             return graphs.from_atoms(atoms, self.cutoff, DTYPES[self.dtype], self.device)
         except StructureError as error:
             if len(structures) == 1:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import ase.io
 import numpy as np
-from ase import units
 from ase.io.formats import UnknownFileTypeError
 from ase.md.bussi import Bussi
 from ase.md.langevin import Langevin
@@ -27,6 +26,7 @@ from mlffd.dataset.plan import digest, locate, plan
 from mlffd.errors import ConfigError, MlffdError
 from mlffd.files import replacing, write_atomically
 from mlffd.teachers import load_teacher
+from mlffd.units import BOLTZMANN, FEMTOSECOND
 
 CHECK_STEPS = 10  # how often a running trajectory is looked at
 # what calculators raise for structures out of any order; set-up errors surface before the dynamics
@@ -154,8 +154,8 @@ def _start(settings, directory, rng):
 
 
 def _dynamics(atoms, settings, rng):
-    temperature, fs = settings["temperature"], units.fs
-    width = np.sqrt(atoms.get_masses() * units.kB * temperature)[:, None]
+    temperature, fs = settings["temperature"], FEMTOSECOND
+    width = np.sqrt(atoms.get_masses() * BOLTZMANN * temperature)[:, None]
     atoms.set_momenta(rng.standard_normal((len(atoms), 3)) * width)  # Maxwell and Boltzmann's
     Stationary(atoms)
     time_constant = settings["time_constant_fs"] * fs

@@ -92,6 +92,8 @@ def check_species(atomic_numbers, species: tuple[int, ...]) -> None:
     Raises:
         UnknownElementError: naming the atom, its element and the elements that are known.
     """
+    if set(atomic_numbers) <= set(species):
+        return
     for atom, number in enumerate(atomic_numbers):
         if number in species:
             continue

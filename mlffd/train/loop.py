@@ -161,17 +161,17 @@ def run_epoch(state: TrainState, training: list, config: TrainConfig) -> float:
         value = loss(
             prediction, target, graph, config.energy_weight, config.force_weight, config.stress_weight
         )
+        losses.append(float(value.detach()))
+        if not math.isfinite(losses[-1]):
+            raise ConfigError(
+                f"the loss became {losses[-1]} in epoch {state.epoch}: lower learning_rate, check labels"
+            )
         state.optimizer.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_(state.student.parameters(), config.gradient_clip)
         state.optimizer.step()
         state.n_steps += 1
         update_average(state, config)
-        losses.append(float(value.detach()))
-        if not math.isfinite(losses[-1]):
-            raise ConfigError(
-                f"the loss became {losses[-1]} in epoch {state.epoch}: lower learning_rate, check labels"
-            )
     return float(np.mean(losses))
 
 
