@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MIT
+// The C interface for Python: NumPy arrays in and out, of exactly the dtypes and shapes named, no copies.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include "mlffd.h"
+
+namespace py = pybind11;
+
+template <class T>
+using Values = py::array_t<T, py::array::c_style>;
+
+template <class T>
+const T *checked(const Values<T> &values, std::initializer_list<py::ssize_t> shape, const char *name) {
+  bool fits = values.ndim() == py::ssize_t(shape.size());
+  for (size_t axis = 0; fits && axis < shape.size(); ++axis) fits = values.shape(axis) == shape.begin()[axis];
+  if (!fits) throw py::value_error(std::string(name) + " has the wrong shape");
+  return values.data();
+}
+
+class Student {
+ public:
+  Student(const py::bytes &block, int precision, const std::string &instructions) {
+    char *bytes;
+    py::ssize_t n_bytes;
+    if (PyBytes_AsStringAndSize(block.ptr(), &bytes, &n_bytes)) throw py::error_already_set();
+    char message[512] = "";
+    student_ = mlffd_create(bytes, size_t(n_bytes), precision, instructions.c_str(), message, sizeof message);
+    if (!student_) throw py::value_error(message);
+  }
+  ~Student() { mlffd_destroy(student_); }
+  Student(const Student &) = delete;
+  Student &operator=(const Student &) = delete;
+
+  std::string instructions() const { return mlffd_instructions(student_); }
+
+  py::tuple evaluate_pairs(
+      const Values<int32_t> &species_idx, const Values<int64_t> &first_edge, const Values<int32_t> &neighbor,
+      const Values<double> &edge_vectors, const std::optional<Values<int32_t>> &reverse, int n_threads) {
+    mlffd_edges edges;
+    edges.n_atoms = species_idx.size();
+    edges.n_centers = first_edge.size() - 1;
+    edges.n_edges = neighbor.size();
+    edges.species_idx = checked(species_idx, {edges.n_atoms}, "species_idx");
+    edges.first_edge = checked(first_edge, {edges.n_centers + 1}, "first_edge");
+    edges.neighbor = checked(neighbor, {edges.n_edges}, "neighbor");
+    edges.edge_vectors = checked(edge_vectors, {edges.n_edges, 3}, "edge_vectors");
+    edges.reverse = reverse ? checked(*reverse, {edges.n_edges}, "reverse") : nullptr;
+    if (edges.n_centers < 0) throw py::value_error("first_edge has the wrong shape");
+    Values<double> atomic_energies(edges.n_centers), gradient({edges.n_edges, int64_t(3)});
+    double *energies_out = atomic_energies.mutable_data(), *gradient_out = gradient.mutable_data();
+    char message[512] = "";
+    int failed;
+    {
+      const py::gil_scoped_release released;
+      failed = mlffd_evaluate_pairs(
+          student_, &edges, nullptr, n_threads, energies_out, gradient_out, message, sizeof message);
+    }
+    if (failed) throw py::value_error(message);
+    return py::make_tuple(atomic_energies, gradient);
+  }
+
+ private:
+  mlffd_student *student_ = nullptr;
+};
+
+Values<double> edge_vectors(
+    const Values<int64_t> &first_atom, const Values<int64_t> &first_edge, const Values<int32_t> &neighbor,
+    const Values<int32_t> &cell_shifts, const Values<double> &positions, const Values<double> &cells) {
+  const py::ssize_t n_systems = first_atom.size() - 1, n_atoms = first_edge.size() - 1;
+  const py::ssize_t n_edges = neighbor.size();
+  if (n_systems < 0 || first_atom.data()[n_systems] != n_atoms || first_edge.data()[n_atoms] != n_edges)
+    throw py::value_error("first_atom, first_edge and neighbor do not fit together");
+  Values<double> vectors({n_edges, py::ssize_t(3)});
+  mlffd_edge_vectors(
+      n_systems, first_atom.data(), first_edge.data(), neighbor.data(),
+      checked(cell_shifts, {n_edges, 3}, "cell_shifts"), checked(positions, {n_atoms, 3}, "positions"),
+      checked(cells, {n_systems, 3, 3}, "cells"), vectors.mutable_data());
+  return vectors;
+}
+
+py::tuple sum_forces(
+    const Values<int64_t> &first_atom, const Values<int64_t> &first_edge, const Values<int32_t> &neighbor,
+    const Values<double> &vectors, const Values<double> &gradient) {
+  const py::ssize_t n_systems = first_atom.size() - 1, n_atoms = first_edge.size() - 1;
+  const py::ssize_t n_edges = neighbor.size();
+  if (n_systems < 0 || first_atom.data()[n_systems] != n_atoms || first_edge.data()[n_atoms] != n_edges)
+    throw py::value_error("first_atom, first_edge and neighbor do not fit together");
+  Values<double> forces({n_atoms, py::ssize_t(3)}), virials({n_systems, py::ssize_t(3), py::ssize_t(3)});
+  mlffd_sum_forces(
+      n_systems, first_atom.data(), first_edge.data(), neighbor.data(),
+      checked(vectors, {n_edges, 3}, "edge_vectors"), checked(gradient, {n_edges, 3}, "gradient"),
+      forces.mutable_data(), virials.mutable_data());
+  return py::make_tuple(forces, virials);
+}
+
+PYBIND11_MODULE(_binding, module) {
+  using namespace py::literals;
+  module.attr("INTERFACE") = mlffd_interface();
+  py::class_<Student>(module, "Student")
+      .def(py::init<const py::bytes &, int, const std::string &>(), "block"_a, "precision"_a,
+           "instructions"_a = "auto")
+      .def_property_readonly("instructions", &Student::instructions)
+      .def("evaluate_pairs", &Student::evaluate_pairs, "species_idx"_a.noconvert(),
+           "first_edge"_a.noconvert(), "neighbor"_a.noconvert(), "edge_vectors"_a.noconvert(),
+           "reverse"_a.none(true).noconvert() = py::none(), "n_threads"_a = 1);
+  module.def("edge_vectors", &edge_vectors, "first_atom"_a.noconvert(), "first_edge"_a.noconvert(),
+             "neighbor"_a.noconvert(), "cell_shifts"_a.noconvert(), "positions"_a.noconvert(),
+             "cells"_a.noconvert());
+  module.def("sum_forces", &sum_forces, "first_atom"_a.noconvert(), "first_edge"_a.noconvert(),
+             "neighbor"_a.noconvert(), "edge_vectors"_a.noconvert(), "gradient"_a.noconvert());
+}

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: MIT
+// The C interface (mlffd.h): picks the instruction set, keeps C++ exceptions inside, checks sizes.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "kernel.hpp"
+
+using mlffd::Block;
+using mlffd::fail;
+using mlffd::Kernel;
+
+struct mlffd_student {
+  std::unique_ptr<Kernel> kernel;
+  std::string instructions;
+  std::vector<int> species;
+  double cutoff = 0.0;
+  int n_layers = 1;
+  std::mutex turn;  // kernels keep their workspace
+};
+
+namespace {
+
+struct InstructionSet {
+  const char *name;
+  Kernel *(*make_kernel)(const Block &, int);
+  bool supported;
+};
+
+// the best first
+std::vector<InstructionSet> instruction_sets() {
+  std::vector<InstructionSet> sets;
+#ifdef MLFFD_X86
+  __builtin_cpu_init();
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  sets.push_back({"avx512", mlffd::avx512::make_kernel, avx512 && avx2});
+  sets.push_back({"avx2", mlffd::avx2::make_kernel, avx2});
+#endif
+  sets.push_back({"baseline", mlffd::baseline::make_kernel, true});
+  return sets;
+}
+
+InstructionSet chosen(const char *instructions) {
+  std::string wanted = instructions ? instructions : "auto";
+  if (wanted == "auto" && getenv("MLFFD_INSTRUCTIONS")) wanted = getenv("MLFFD_INSTRUCTIONS");
+  std::string known;
+  for (const InstructionSet &set : instruction_sets()) {
+    if (wanted == "auto" ? set.supported : wanted == set.name) {
+      if (!set.supported) fail("this processor has no %s", set.name);
+      return set;
+    }
+    known += std::string(", ") + set.name;
+  }
+  fail("instructions are auto%s, not %s", known.c_str(), wanted.c_str());
+}
+
+void read_facts(const Block &block, mlffd_student &student) {
+  const size_t n_species = block.count("species_numbers");
+  if (n_species < 1 || n_species > 118) fail("the weight block has %zu species", n_species);
+  const double *species = block.array("species_numbers", n_species);
+  student.species.assign(species, species + n_species);
+  student.cutoff = block.number("cutoff_radius");
+  if (!(student.cutoff > 0.0)) fail("the cutoff is %g", student.cutoff);
+  if (block.has("architecture.layers")) student.n_layers = block.integer("architecture.layers", 1, 16);
+}
+
+void check(const mlffd_edges &edges, size_t n_species) {
+  if (edges.n_atoms < 0 || edges.n_edges < 0 || edges.n_centers < 0 || edges.n_centers > edges.n_atoms)
+    fail("numbers of atoms, centres and edges do not fit together");
+  if (edges.n_atoms > INT32_MAX || edges.n_edges > INT32_MAX) fail("more than 2^31 atoms or edges");
+  if (edges.reverse && edges.n_centers != edges.n_atoms) fail("reverse edges need that there are no ghosts");
+  if (edges.first_edge[0] != 0 || edges.first_edge[edges.n_centers] != edges.n_edges)
+    fail("first_edge does not span all edges");
+  for (int64_t i = 0; i < edges.n_centers; ++i)
+    if (edges.first_edge[i] > edges.first_edge[i + 1]) fail("first_edge falls at centre %lld", (long long)i);
+  for (int64_t k = 0; k < edges.n_edges; ++k)
+    if (uint32_t(edges.neighbor[k]) >= uint32_t(edges.n_atoms))
+      fail("edge %lld names atom %d, which there is not", (long long)k, edges.neighbor[k]);
+  for (int64_t i = 0; i < edges.n_atoms; ++i)
+    if (uint32_t(edges.species_idx[i]) >= n_species)
+      fail("atom %lld has the species index %d, which there is not", (long long)i, edges.species_idx[i]);
+}
+
+// Runs `work`; an exception becomes a message and `false`.
+template <class Work>
+bool succeeds(Work work, char *message, size_t message_size) {
+  try {
+    work();
+    return true;
+  } catch (const std::exception &error) {
+    if (message && message_size) snprintf(message, message_size, "%s", error.what());
+  } catch (...) {
+    if (message && message_size) snprintf(message, message_size, "unknown error");
+  }
+  return false;
+}
+
+}  // namespace
+
+extern "C" {
+
+mlffd_student *mlffd_create(
+    const void *block_bytes, size_t n_bytes, int precision, const char *instructions, char *message,
+    size_t message_size) {
+  std::unique_ptr<mlffd_student> student;
+  const bool created = succeeds(
+      [&] {
+        if (precision != 32 && precision != 64) fail("precision is 32 or 64, not %d", precision);
+        const Block block(block_bytes, n_bytes);
+        const InstructionSet set = chosen(instructions);
+        student = std::make_unique<mlffd_student>();
+        read_facts(block, *student);
+        student->kernel.reset(set.make_kernel(block, precision));
+        student->instructions = set.name;
+      },
+      message, message_size);
+  return created ? student.release() : nullptr;
+}
+
+void mlffd_destroy(mlffd_student *student) { delete student; }
+
+double mlffd_cutoff(const mlffd_student *student) { return student->cutoff; }
+int mlffd_n_layers(const mlffd_student *student) { return student->n_layers; }
+int mlffd_n_species(const mlffd_student *student) { return int(student->species.size()); }
+const int *mlffd_species(const mlffd_student *student) { return student->species.data(); }
+const char *mlffd_instructions(const mlffd_student *student) { return student->instructions.c_str(); }
+int mlffd_interface(void) { return MLFFD_INTERFACE; }
+
+int mlffd_evaluate_pairs(
+    mlffd_student *student, const mlffd_edges *edges, const mlffd_exchange *exchange, int n_threads,
+    double *atomic_energies, double *gradient, char *message, size_t message_size) {
+  const bool evaluated = succeeds(
+      [&] {
+        const std::lock_guard<std::mutex> lock(student->turn);
+        check(*edges, student->species.size());
+        student->kernel->evaluate(*edges, exchange, n_threads < 1 ? 1 : n_threads, atomic_energies, gradient);
+      },
+      message, message_size);
+  return evaluated ? 0 : 1;
+}
+
+void mlffd_edge_vectors(
+    int64_t n_systems, const int64_t *first_atom, const int64_t *first_edge, const int32_t *neighbor,
+    const int32_t *cell_shifts, const double *positions, const double *cells, double *edge_vectors) {
+  for (int64_t system = 0; system < n_systems; ++system) {
+    const double *cell = cells + 9 * system;
+    for (int64_t i = first_atom[system]; i < first_atom[system + 1]; ++i)
+      for (int64_t k = first_edge[i]; k < first_edge[i + 1]; ++k)
+        for (int axis = 0; axis < 3; ++axis) {
+          const int32_t *shift = cell_shifts + 3 * k;
+          const double image =
+              shift[0] * cell[axis] + shift[1] * cell[3 + axis] + shift[2] * cell[6 + axis];
+          // the difference first: an edge and its reverse are then exactly opposite
+          edge_vectors[3 * k + axis] = (positions[3 * neighbor[k] + axis] - positions[3 * i + axis]) + image;
+        }
+  }
+}
+
+void mlffd_sum_forces(
+    int64_t n_systems, const int64_t *first_atom, const int64_t *first_edge, const int32_t *neighbor,
+    const double *edge_vectors, const double *gradient, double *forces, double *virials) {
+  memset(forces, 0, sizeof(double) * 3 * size_t(first_atom[n_systems]));
+  for (int64_t system = 0; system < n_systems; ++system) {
+    double virial[9] = {};
+    for (int64_t i = first_atom[system]; i < first_atom[system + 1]; ++i) {
+      double own[3] = {};
+      for (int64_t k = first_edge[i]; k < first_edge[i + 1]; ++k) {
+        const double *g = gradient + 3 * k, *r = edge_vectors + 3 * k;
+        double *other = forces + 3 * int64_t(neighbor[k]);
+        for (int a = 0; a < 3; ++a) {
+          own[a] += g[a];
+          other[a] -= g[a];
+          for (int b = 0; b < 3; ++b) virial[3 * a + b] -= r[a] * g[b];
+        }
+      }
+      for (int a = 0; a < 3; ++a) forces[3 * i + a] += own[a];
+    }
+    memcpy(virials + 9 * system, virial, sizeof virial);
+  }
+}
+
+}  // extern "C"
