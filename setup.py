@@ -84,8 +84,8 @@ def extensions() -> list[Extension]:
     sources = [file for file in files if file.endswith(".cpp") and not file.endswith("binding.cpp")]
     library = Extension(LIBRARY, sources, depends=files)
     binding = Extension(
-        BINDING, [str(CPU / "binding.cpp")], depends=[str(CPU / "mlffd.h")], include_dirs=[pybind11.get_include()],
-        libraries=["mlffd"], runtime_library_dirs=["$ORIGIN"], language="c++",
+        BINDING, [str(CPU / "binding.cpp")], depends=[str(CPU / "mlffd.h")], language="c++",
+        include_dirs=[pybind11.get_include()], libraries=["mlffd"], runtime_library_dirs=["$ORIGIN"],
         extra_compile_args=["-std=c++17", "-O2", "-g0", "-fvisibility=hidden"], extra_link_args=["-s"],
     )  # fmt: skip
     library.optional = binding.optional = True

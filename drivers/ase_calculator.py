@@ -28,7 +28,7 @@ class Calculator(AseCalculator):
         source: Engine | Bundle | Student | str | Path,
         device: str = "cpu",
         dtype: str = "float32",
-        backend: str = "reference",
+        backend: str = "auto",
     ):
         super().__init__()
         self.engine = source if isinstance(source, Engine) else Engine(source, device, dtype, backend)

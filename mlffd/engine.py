@@ -4,21 +4,25 @@ import ctypes
 import sys
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from ase import Atoms
+from ase.data import chemical_symbols
 
 from mlffd import graph as graphs
 from mlffd.bundle import Bundle, read_bundle
 from mlffd.errors import ConfigError, NonFinitePositionsError, NonFiniteResultError, StructureError
 from mlffd.graph import Graph
+from mlffd.kernels import cpu
+from mlffd.neighbors import neighbor_list
 from mlffd.predict import StructurePrediction, array, pair_gradient, predict
 from mlffd.students.student import Student, check_species
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-BACKENDS = ("reference",)
+BACKENDS = ("reference", "cpu")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
@@ -29,12 +33,14 @@ class Engine:
         source: a bundle, the path of one, the name of a shipped student, or a student.
         device: a torch device, such as ``cpu`` or ``cuda``.
         dtype: ``float32`` (energies are still summed in float64) or ``float64``.
-        backend: ``reference``, plain PyTorch.
+        backend: ``cpu``, fused C++ kernels; ``reference``, plain PyTorch, on any device; ``auto``, the first
+            of these that can run the student on the device.
         max_batch_atoms: structures are evaluated together up to so many atoms; more are split into chunks.
 
     Raises:
         BundleError: the bundle cannot be read.
-        ConfigError: unknown dtype or backend, or a device this machine does not have.
+        ConfigError: unknown dtype or backend, a device this machine does not have, or a backend that cannot
+            run the student there.
     """
 
     def __init__(
@@ -42,25 +48,31 @@ class Engine:
         source: Bundle | Student | str | Path,
         device: str = "cpu",
         dtype: str = "float32",
-        backend: str = "reference",
+        backend: str = "auto",
         max_batch_atoms: int = 2048,
     ):
         if dtype not in DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
-        if backend not in BACKENDS:
-            raise ConfigError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
+        if backend not in ("auto", *BACKENDS):
+            raise ConfigError(f"backend must be auto or one of {', '.join(BACKENDS)}, not {backend!r}")
         if isinstance(source, str | Path):
             source = read_bundle(source)
         if not isinstance(source, Bundle | Student):
             raise ConfigError(f"an engine takes a bundle, its path or a student, not {type(source).__name__}")
         self.metadata = source.metadata if isinstance(source, Bundle) else {}
-        self.dtype, self.backend, self.max_batch_atoms = dtype, backend, max_batch_atoms
+        self.dtype, self.max_batch_atoms = dtype, max_batch_atoms
         self.device = usable_device(device)
         if self.device.type == "cpu":
             keep_freed_memory()
         student = source.student if isinstance(source, Bundle) else source
-        self.student = deepcopy(student).cast(DTYPES[dtype]).to(self.device).requires_grad_(False).eval()
         self.cutoff, self.species, self.n_layers = student.cutoff, student.species, student.n_layers
+        self.backend = best_backend(student, self.device) if backend == "auto" else backend
+        if self.backend == "cpu" and self.device.type != "cpu":
+            raise ConfigError(f"the backend cpu does not run on {device}; use auto or reference there")
+        self.kernel = cpu.CpuKernel(student, dtype) if self.backend == "cpu" else None
+        self._index_of_number = np.full(len(chemical_symbols), -1, dtype=np.int32)
+        self._index_of_number[list(self.species)] = np.arange(len(self.species))
+        self.student = deepcopy(student).cast(DTYPES[dtype]).to(self.device).requires_grad_(False).eval()
 
     def evaluate(self, structures: Atoms | Sequence[Atoms]) -> list[StructurePrediction]:
         """Energy, forces and virial of each structure, or of a single one; sizes, cells and pbc may differ.
@@ -73,8 +85,7 @@ class Engine:
         structures = [structures] if isinstance(structures, Atoms) else list(structures)
         predictions = []
         for chunk in chunks(structures, self.max_batch_atoms):
-            parts = [self._graph(atoms, structures) for atoms in chunk]
-            predictions += predict(self.student, graphs.batch(parts)).split()
+            predictions += self._predict(chunk, structures)
         for k, prediction in enumerate(predictions):
             if not (np.isfinite(prediction.energy) and np.isfinite(prediction.forces).all()):
                 raise NonFiniteResultError(
@@ -83,16 +94,56 @@ class Engine:
                 )
         return predictions
 
-    def _graph(self, atoms: Atoms, structures: Sequence[Atoms]) -> Graph:
-        """The graph of one of ``structures``; errors say which one where there are several."""
-        try:
-            check_species(atoms.numbers.tolist(), self.species)
+    def _predict(self, chunk: list[Atoms], structures: Sequence[Atoms]) -> list[StructurePrediction]:
+        """Evaluate ``chunk`` in one go; errors say which of ``structures`` it was where there are several."""
+        parts = []
+        for atoms in chunk:
+            try:
+                check_species(atoms.numbers.tolist(), self.species)
+                parts.append(self._part(atoms))
+            except StructureError as error:
+                if len(structures) == 1:
+                    raise
+                k = next(k for k, structure in enumerate(structures) if structure is atoms)
+                raise type(error)(f"structure {k}: {error}") from error
+        if self.kernel is None:
+            return predict(self.student, graphs.batch(parts)).split()
+        return self._predict_on_cpu(chunk, parts)
+
+    def _part(self, atoms: Atoms):
+        if self.kernel is None:
             return graphs.from_atoms(atoms, self.cutoff, DTYPES[self.dtype], self.device)
-        except StructureError as error:
-            if len(structures) == 1:
-                raise
-            k = next(k for k, structure in enumerate(structures) if structure is atoms)
-            raise type(error)(f"structure {k}: {error}") from error
+        return neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, self.cutoff)
+
+    def _predict_on_cpu(self, chunk: list[Atoms], lists: list) -> list[StructurePrediction]:
+        first_atom = np.cumsum([0] + [len(atoms) for atoms in chunk])
+        numbers = np.concatenate([atoms.numbers for atoms in chunk])
+        i = np.concatenate([edge_index[0] + k for (edge_index, _, _), k in zip(lists, first_atom)])
+        neighbor = np.concatenate([edge_index[1] + k for (edge_index, _, _), k in zip(lists, first_atom)])
+        vectors = np.concatenate([edge_vectors for _, edge_vectors, _ in lists])
+        first_edge = first_edges(i, len(numbers))
+        neighbor = neighbor.astype(np.int32)
+        energies, gradient = self._evaluate_on_cpu(numbers, first_edge, neighbor, vectors)
+        forces, virials = cpu.sum_forces(first_atom, first_edge, neighbor, vectors, gradient)
+        return [
+            StructurePrediction(
+                energy=float(energies[a:b].sum()),
+                atomic_energies=energies[a:b],
+                forces=forces[a:b],
+                virial=virial,
+                stress=-virial / (atoms.get_volume() if atoms.pbc.all() else np.nan),
+            )
+            for atoms, a, b, virial in zip(chunk, first_atom, first_atom[1:], virials)
+        ]
+
+    def _evaluate_on_cpu(self, atomic_numbers, first_edge, neighbor, edge_vectors):
+        return self.kernel.evaluate(
+            self._index_of_number[atomic_numbers],
+            first_edge,
+            neighbor,
+            edge_vectors,
+            n_threads=torch.get_num_threads(),
+        )
 
     def evaluate_pairs(
         self,
@@ -122,9 +173,18 @@ class Engine:
         order = np.argsort(pair_i, kind="stable") if np.any(np.diff(pair_i) < 0) else None
         if order is not None:
             pair_i, pair_j, rij = pair_i[order], pair_j[order], rij[order]
-        graph = self._pair_graph(atomic_numbers, pair_i, pair_j, rij, n_centers)
-        energies, gradient = pair_gradient(self.student, graph)
-        energies, gradient = array(energies), array(gradient).astype(np.float64)
+        if self.kernel is None:
+            graph = self._pair_graph(atomic_numbers, pair_i, pair_j, rij, n_centers)
+            energies, gradient = pair_gradient(self.student, graph)
+            energies, gradient = array(energies), array(gradient).astype(np.float64)
+        else:
+            check_species(np.asarray(atomic_numbers).tolist(), self.species)
+            energies, gradient = self._evaluate_on_cpu(
+                atomic_numbers,
+                first_edges(pair_i, n_centers),
+                np.ascontiguousarray(pair_j, dtype=np.int32),
+                np.ascontiguousarray(rij, dtype=np.float64),
+            )
         if not (np.isfinite(energies).all() and np.isfinite(gradient).all()):
             raise NonFiniteResultError("energies or forces are not finite; do two atoms coincide?")
         if order is not None:
@@ -147,6 +207,30 @@ class Engine:
             volume=torch.full((1,), torch.nan, dtype=torch.float64, device=self.device),
             n_centers=int(n_centers),
         )
+
+
+def first_edges(centers: np.ndarray, n_centers: int) -> np.ndarray:
+    """Where the edges of each centre begin, and where all end: (n_centers + 1,) int64; ``centers`` sorted."""
+    return np.concatenate([[0], np.cumsum(np.bincount(centers, minlength=n_centers))]).astype(np.int64)
+
+
+def best_backend(student: Student, device: torch.device) -> str:
+    """The fastest backend that can run the student on the device."""
+    if device.type != "cpu" or student.family not in cpu.FAMILIES:
+        return "reference"
+    if not cpu.is_compiled():
+        say_once(
+            "the CPU kernels were not compiled when mlffd was installed (no C++ compiler?): students run on "
+            "plain PyTorch, many times slower"
+        )
+        return "reference"
+    return "cpu"
+
+
+@cache
+def say_once(line: str) -> None:
+    """A line for the user on standard error, the first time only."""
+    print(f"mlffd: {line}", file=sys.stderr, flush=True)
 
 
 def chunks(structures: Sequence[Atoms], max_atoms: int) -> Iterator[list[Atoms]]:

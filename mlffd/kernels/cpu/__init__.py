@@ -14,7 +14,7 @@ from mlffd.errors import ConfigError
 from mlffd.kernels.block import weight_block
 from mlffd.students.student import Student
 
-FAMILIES = ("local", "painn")
+FAMILIES = ()  # added as they are written: "local", "painn"
 PRECISIONS = {"float32": 32, "float64": 64}
 LIBRARY = Path(__file__).parent / "libmlffd.so"  # the C interface, mlffd.h, for programs without Python
 
@@ -77,3 +77,41 @@ class CpuKernel:
         return self._student.evaluate_pairs(
             species_idx, first_edge, neighbor, edge_vectors, reverse, n_threads
         )
+
+
+def edge_vectors(
+    first_atom: np.ndarray,
+    first_edge: np.ndarray,
+    neighbor: np.ndarray,
+    cell_shifts: np.ndarray,
+    positions: np.ndarray,
+    cells: np.ndarray,
+) -> np.ndarray:
+    """positions[j] - positions[i] + cell_shifts @ cell (n_edges, 3); exactly opposite for reverse edges.
+
+    Args:
+        first_atom: (n_systems + 1,) int64, atoms of system k are first_atom[k] to first_atom[k + 1].
+        first_edge, neighbor: as in ``CpuKernel.evaluate``, every atom a centre.
+        cell_shifts: (n_edges, 3) int32.
+        positions: (n_atoms, 3) float64 in Å.
+        cells: (n_systems, 3, 3) float64 in Å, rows are lattice vectors.
+    """
+    from mlffd.kernels.cpu import _binding
+
+    return _binding.edge_vectors(first_atom, first_edge, neighbor, cell_shifts, positions, cells)
+
+
+def sum_forces(
+    first_atom: np.ndarray,
+    first_edge: np.ndarray,
+    neighbor: np.ndarray,
+    edge_vectors: np.ndarray,
+    gradient: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Forces (n_atoms, 3) in eV/Å and virials -sum r ⊗ dE/dr (n_systems, 3, 3) in eV from pair gradients.
+
+    ``gradient`` (n_edges, 3) in eV/Å; the rest as in ``edge_vectors``.
+    """
+    from mlffd.kernels.cpu import _binding
+
+    return _binding.sum_forces(first_atom, first_edge, neighbor, edge_vectors, gradient)
