@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Radial functions with their derivatives, for doubles and vectors of doubles (V): those of students/radial.py.
+// Radial functions and their derivatives, for doubles and vectors of doubles (V); see students/radial.py.
 #pragma once
 
 #include "simd.hpp"
