@@ -194,13 +194,15 @@ def run_program(words: list, folder: Path, beside: list | None = None, time_limi
 
 
 class Program:
-    """A program of this environment that runs in ``folder``; what it prints goes to a file there."""
+    """A program of any environment that runs in ``folder``; what it prints goes to a file there."""
 
     def __init__(self, words: list, folder: Path):
         self.name = Path(words[0]).name
         self.log = folder / f"{self.name}.log"
         path = f"{SCRIPTS}{os.pathsep}{os.environ.get('PATH', '')}"
-        environment = {**os.environ, "PATH": path, "PYTHONEXECUTABLE": sys.executable}
+        environment = {**os.environ, "PATH": path}
+        if Path(words[0]).parent == SCRIPTS:  # where an embedded Python finds this environment's packages
+            environment["PYTHONEXECUTABLE"] = sys.executable
         with open(self.log, "w") as output:
             self.process = subprocess.Popen(
                 [str(word) for word in words], cwd=folder, env=environment,

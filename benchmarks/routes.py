@@ -51,6 +51,7 @@ class Outcome:
     seconds_per_step: list[float]  # one mean a repetition
     first_energy: float  # eV, potential energy of plan.atoms
     timed_by: str
+    cpu_seconds_per_step: list[float] | None = None  # where the route tells
 
 
 def run_ase(plan: Plan, calculator) -> Outcome:
@@ -123,8 +124,7 @@ units           metal
 atom_style      atomic
 newton          on
 read_data       start.data
-pair_style      mliap unified student.pt 0
-pair_coeff      * * {elements}
+{force_field}
 neighbor        1.0 bin
 neigh_modify    every 1 delay 0 check yes
 velocity        all create {temperature} 20260704 mom yes rot no dist gaussian
@@ -138,32 +138,47 @@ print           "first energy $(v_first:%.12g)"
 run             {warm_up}
 """
 LAMMPS_LOOP = re.compile(r"^Loop time of (\S+) on \d+ procs for (\d+) steps", re.MULTILINE)
+LAMMPS_CPU = re.compile(r"^(\S+)% CPU use with", re.MULTILINE)
 
 
 def run_lammps(plan: Plan, bundle: str, dtype: str, ranks: int = 1) -> Outcome:
-    """``lmp`` with pair_style mliap unified; a `run` of its own for the warm-up and for each repetition.
+    """``lmp`` of this environment with pair_style mliap unified.
 
     Raises:
         BenchmarkError: there is no lmp in this environment, or it fails.
     """
-    command = [program("lmp"), "-in", "in.bench", "-log", "none"]
+    with tempfile.TemporaryDirectory(prefix="mlffd-") as name:
+        export(bundle, Path(name) / "student.pt", dtype=dtype)
+        force_field = "pair_style mliap unified student.pt 0\npair_coeff * * {elements}"
+        return run_lmp(plan, Path(name), force_field, program("lmp"), ranks)
+
+
+def run_lmp(plan: Plan, folder: Path, force_field: str, lmp: Path, ranks: int = 1) -> Outcome:
+    """Any ``lmp`` with any force field; a `run` of its own for the warm-up and for each repetition.
+
+    ``force_field``: the commands that set it up, with ``{elements}`` for those of the atom types; files that
+    they name are in ``folder``.
+
+    Raises:
+        BenchmarkError: it fails.
+    """
+    command = [lmp, "-in", "in.bench", "-log", "none"]
     if ranks > 1:
         command = [program("mpiexec"), "-n", ranks, *command]
     elements = sorted(set(plan.atoms.symbols), reverse=True)
-    with tempfile.TemporaryDirectory(prefix="mlffd-") as name:
-        folder = Path(name)
-        export(bundle, folder / "student.pt", dtype=dtype)
-        write_lammps_data(
-            folder / "start.data", plan.atoms, specorder=elements, masses=True, atom_style="atomic",
-            units="metal",
-        )  # fmt: skip
-        text = LAMMPS_INPUT.format(
-            elements=" ".join(elements), temperature=TEMPERATURE, time_step_ps=1e-3 * plan.time_step,
-            steps=plan.steps, warm_up=plan.warm_up,
-        )  # fmt: skip
-        (folder / "in.bench").write_text(text + plan.repetitions * f"run {plan.steps}\n")
-        printed = run_program(command, folder)
-    return Outcome(loop_times(printed, plan), first_energy(printed), "Loop time of LAMMPS")
+    write_lammps_data(
+        folder / "start.data", plan.atoms, specorder=elements, masses=True, atom_style="atomic", units="metal"
+    )
+    text = LAMMPS_INPUT.format(
+        force_field=force_field.format(elements=" ".join(elements)), temperature=TEMPERATURE,
+        time_step_ps=1e-3 * plan.time_step, steps=plan.steps, warm_up=plan.warm_up,
+    )  # fmt: skip
+    (folder / "in.bench").write_text(text + plan.repetitions * f"run {plan.steps}\n")
+    printed = run_program(command, folder)
+    seconds = loop_times(printed, plan)
+    percent = [float(text) for text in LAMMPS_CPU.findall(printed)][-plan.repetitions :]
+    cpu_seconds = [wall * used / 100.0 for wall, used in zip(seconds, percent)]
+    return Outcome(seconds, first_energy(printed), "Loop time of LAMMPS", cpu_seconds)
 
 
 def loop_times(printed: str, plan: Plan) -> list[float]:

@@ -20,6 +20,8 @@ sys.path.insert(0, str(BENCHMARKS))  # as for `python benchmarks/ns_per_day.py`
 
 import harness  # noqa: E402
 import ns_per_day  # noqa: E402
+import one_peer  # noqa: E402
+import peers  # noqa: E402
 import routes  # noqa: E402
 from harness import BenchmarkError, NothingMoved, run_program, summary, time_steps  # noqa: E402
 
@@ -174,11 +176,80 @@ def test_missing_student(benchmark, capsys):
     assert "no student bundle at nowhere.mlffd" in capsys.readouterr().err
 
 
-def test_the_committed_page_is_that_of_the_committed_numbers():
-    path = harness.RESULTS / "ns_per_day.json"
+@pytest.mark.parametrize("script", [ns_per_day, peers])
+def test_the_committed_page_is_that_of_the_committed_numbers(script):
+    path = harness.RESULTS / f"{script.__name__}.json"
     if not path.exists():
         pytest.skip("no results yet")
-    assert path.with_suffix(".md").read_text() == ns_per_day.markdown(json.loads(path.read_text()))
+    assert path.with_suffix(".md").read_text() == script.markdown(json.loads(path.read_text()))
+
+
+@pytest.fixture
+def compare(tmp_path, monkeypatch):
+    """A function that runs peers with options: exit status, JSON and page (None if there are none)."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MLFFD_THREADS"):
+        monkeypatch.setenv(name, "1")
+    quick = ["--frames", "8", "--seconds", "0.1", "--repetitions", "2", "--backend", "reference"]
+
+    def run(*options):
+        output = tmp_path / "peers.json"
+        status = peers.main(["--output", str(output), *quick, *options])
+        if not output.exists():
+            return status, None, None
+        return status, json.loads(output.read_text()), output.with_suffix(".md").read_text()
+
+    return run
+
+
+def test_peers_in_processes_of_their_own(compare, tmp_path):
+    status, results, page = compare("--only", "student", "nep", "snap", "--environments", str(tmp_path))
+    assert status == 1
+    student, *others = results["rows"]
+    assert student["n_atoms"] == 192
+    assert student["neighbors"] == pytest.approx(70, abs=5)
+    assert len(student["seconds_per_step"]) == len(student["cpu_seconds_per_step"]) == 2
+    assert student["median_seconds_per_step"] == np.median(student["seconds_per_step"])
+    assert "no environment nep with calorine" in others[0]["not_run"]
+    assert "no environment snap" in others[1]["not_run"]
+    assert page == peers.markdown(results)
+    assert page.count("not run") == 2
+
+
+def test_peers_that_fail_say_why(compare, monkeypatch):
+    monkeypatch.setitem(peers.PEERS, "nep", peers.Peer("NEP", "", "nep"))
+    status, results, _ = compare("--only", "nep")
+    assert status == 1
+    assert "No module named 'calorine'" in results["rows"][0]["not_run"]
+
+
+def test_a_peer_that_answers_from_a_cache_is_noticed(compare, monkeypatch, capsys):
+    still = np.repeat(peers.trajectory(peers.read(peers.WATER), 1, "reference"), 8, axis=0)
+    monkeypatch.setattr(peers, "trajectory", lambda *args: still)
+    status, results, _ = compare("--only", "student")
+    assert (status, results) == (1, None)
+    assert "cache" in capsys.readouterr().err
+
+
+def test_a_peer_is_timed_over_what_fits(monkeypatch):
+    atoms = molecule("H2O", cell=[9.0] * 3)
+    frames = atoms.positions + np.random.default_rng(0).normal(size=(30, 3, 3), scale=0.01)
+    request = {"frames": frames, "numbers": atoms.numbers, "cell": atoms.cell.array, "warm_up": 2}
+    request |= {"repetitions": 3, "seconds": 1e-6}
+    measured = one_peer.measure(Calculator(build_student(LOCAL), backend="reference"), request)
+    assert measured["steps"] == 1
+    assert len(measured["energies"]) == 2 + 3
+    assert len(set(measured["force_norms"])) == 5
+    measured = one_peer.measure(
+        Calculator(build_student(LOCAL), backend="reference"), {**request, "seconds": 1e3}
+    )
+    assert measured["steps"] == 28 // 3
+
+
+def test_made_up_nep_is_of_the_size_its_header_says():
+    header, numbers = one_peer.random_nep(("O", "H")).split("ANN 30 0\n")
+    assert header.startswith("nep4 2 O H\n")
+    network, expansion, scales = 2 * (30 + 2) * 30 + 1, 4 * (5 * 9 + 5 * 9), 30
+    assert len(numbers.split()) == network + expansion + scales
 
 
 @pytest.mark.slow
