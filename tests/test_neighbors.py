@@ -1,14 +1,26 @@
-"""Neighbor lists against ASE's, an independent implementation, in cells of every kind."""
+# SPDX-License-Identifier: MIT
+"""Neighbor lists against ASE's, an independent implementation, in cells of every kind; followed lists against
+fresh ones."""
+
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.neighborlist import neighbor_list as ase_neighbor_list
 
+from mlffd import neighbors
 from mlffd.errors import EmptyStructureError, NonFinitePositionsError, ScatteredAtomsError, SingularCellError
-from mlffd.neighbors import neighbor_list
+from mlffd.neighbors import NeighborLists, build, neighbor_list, stable_order
 
 CUTOFF = 3.7
+SKIN = 0.6
+DIRECTIONS = [(1, 1, 1), (1, 1, 0), (0, 1, 0), (0, 0, 0)]
+
+
+def name_of(pbc) -> str:
+    return "".join(map(str, pbc))
 
 
 def random_atoms(seed: int, pbc, n_atoms: int = 9, length: float = 5.0) -> Atoms:
@@ -19,9 +31,7 @@ def random_atoms(seed: int, pbc, n_atoms: int = 9, length: float = 5.0) -> Atoms
 
 
 @pytest.mark.parametrize("length", [2.5, 5.0, 14.0])
-@pytest.mark.parametrize(
-    "pbc", [(1, 1, 1), (1, 1, 0), (0, 1, 0), (0, 0, 0)], ids=lambda pbc: "".join(map(str, pbc))
-)
+@pytest.mark.parametrize("pbc", DIRECTIONS, ids=name_of)
 def test_same_pairs_as_ase(pbc, length):
     for seed in range(3):
         atoms = random_atoms(seed, pbc, length=length)
@@ -79,3 +89,236 @@ def test_bad_input_has_its_own_error():
     for cell, pbc in ((np.zeros((3, 3)), True), (np.ones((3, 3)), True), (np.zeros((3, 3)), (1, 1, 0))):
         with pytest.raises(SingularCellError, match="periodic directions"):
             neighbor_list(np.zeros((1, 3)), cell, pbc, CUTOFF)
+
+
+@pytest.mark.parametrize("length", [2.5, 5.0, 14.0])
+@pytest.mark.parametrize("pbc", DIRECTIONS, ids=name_of)
+def test_every_edge_has_its_reverse(pbc, length):
+    atoms = random_atoms(3, pbc, length=length)
+    edges = built(atoms).edges
+    forth = np.column_stack([edges.center, edges.neighbor, edges.cell_shifts])
+    back = np.column_stack([edges.neighbor, edges.center, -edges.cell_shifts])
+    assert edges.n_edges or length == 14.0
+    assert np.array_equal(forth[edges.reverse], back)
+    assert np.array_equal(edges.reverse[edges.reverse], np.arange(edges.n_edges))
+    assert np.array_equal(np.lexsort([edges.neighbor, edges.center]), np.arange(edges.n_edges))
+    rng = np.random.default_rng(0)
+    positions = atoms.positions + rng.normal(0, 0.1, (len(atoms), 3))
+    vectors = edges.vectors(positions, atoms.cell.array[None])
+    assert np.array_equal(vectors[edges.reverse], -vectors)  # to the last bit
+
+
+def test_many_atoms_are_sorted_in_two_passes():
+    index = np.random.default_rng(0).integers(0, 200_000, 300_000)
+    assert np.array_equal(stable_order(index, 200_000), np.argsort(index, kind="stable"))
+
+
+class Walk:
+    """A structure that is changed at random, and its list followed: ``take`` changes it and compares."""
+
+    def __init__(self, seed: int, pbc, length: float, n_atoms: int = 9):
+        self.rng = np.random.default_rng(seed)
+        self.atoms = random_atoms(seed, pbc, n_atoms, length)
+        self.lists = NeighborLists(CUTOFF, SKIN)
+
+    def displace(self) -> None:
+        self.atoms.positions += self.rng.normal(0, 0.03, (len(self.atoms), 3))
+
+    def move_one(self) -> None:
+        self.atoms.positions[self.rng.integers(len(self.atoms))] += self.rng.normal(0, 0.15, 3)
+
+    def jump(self) -> None:
+        jumps = self.rng.integers(-2, 3, (len(self.atoms), 3)) * self.atoms.pbc
+        self.atoms.positions += jumps @ self.atoms.cell.array
+
+    def wrap(self) -> None:
+        self.atoms.wrap()
+
+    def strain(self) -> None:
+        self.deform(np.eye(3) + self.rng.normal(0, 0.004, (3, 3)))
+
+    def turn(self) -> None:
+        turn, _ = np.linalg.qr(np.eye(3) + self.rng.normal(0, 0.02, (3, 3)))
+        self.deform(turn * np.sign(np.diag(turn)))
+
+    def deform(self, deformation: np.ndarray) -> None:
+        self.atoms.set_cell(self.atoms.cell.array @ deformation)
+        self.atoms.positions = self.atoms.positions @ deformation
+
+    def cell_alone(self) -> None:
+        self.atoms.set_cell(self.atoms.cell.array * (1 + self.rng.normal(0, 0.002)))
+
+    def replace(self) -> None:
+        """Another number of atoms, or a new place for one."""
+        if self.rng.random() < 0.5 and len(self.atoms) > 1:
+            del self.atoms[self.rng.integers(len(self.atoms))]
+        else:
+            self.atoms += Atoms("H", positions=self.rng.random((1, 3)) @ self.atoms.cell.array)
+
+    def many(self, n_steps: int, *changes: str) -> None:
+        for _ in range(n_steps):
+            self.take(*changes)
+
+    def take(self, *changes: str) -> None:
+        getattr(self, self.rng.choice(changes))()
+        one, positions = self.lists.find(self.atoms.positions, self.atoms.cell.array, self.atoms.pbc)
+        vectors = one.edges.vectors(positions, self.atoms.cell.array[None])
+        near = (vectors**2).sum(1) < CUTOFF**2
+        found = np.column_stack([one.edges.center, one.edges.neighbor, np.round(vectors, 7)])[near]
+        edge_index, vectors, _ = neighbor_list(
+            self.atoms.positions, self.atoms.cell.array, self.atoms.pbc, CUTOFF
+        )
+        fresh = np.column_stack([*edge_index, np.round(vectors, 7)])
+        assert len(found) == len(fresh)
+        assert np.allclose(in_order(found), in_order(fresh), atol=2e-7)
+
+
+SMALL_STEPS = ("displace",) * 5 + ("move_one", "jump", "wrap", "strain", "turn", "cell_alone")
+
+
+@pytest.mark.parametrize(
+    ("length", "n_atoms"), [(2.5, 1), (2.5, 4), (5.0, 9), (8.0, 30), (14.0, 30)], ids=str
+)
+@pytest.mark.parametrize("pbc", DIRECTIONS, ids=name_of)
+def test_a_followed_list_misses_no_pair(pbc, length, n_atoms):
+    walk = Walk(11, pbc, length, n_atoms)
+    walk.many(300, *SMALL_STEPS)
+    assert 2 <= walk.lists.n_builds < 100
+    walk.many(30, *SMALL_STEPS, "replace", "replace")
+
+
+def test_the_walk_notices_a_list_followed_too_far(monkeypatch):
+    """What the test above would say if an atom were allowed to move by the skin instead of half of it."""
+    monkeypatch.setattr(neighbors, "ROUNDING", -SKIN / 2)
+    walk = Walk(2, (1, 1, 1), 8.0, 60)
+    with pytest.raises(AssertionError):
+        walk.many(300, *SMALL_STEPS)
+    monkeypatch.undo()
+    Walk(2, (1, 1, 1), 8.0, 60).many(300, *SMALL_STEPS)
+
+
+def test_the_bound_is_tight():
+    """Two atoms just outside the list, on a line: how far they may go, and how far the cell may shrink."""
+    apart = CUTOFF + SKIN + 1e-6
+    pair = Atoms("H2", [[0, 0, 0], [apart, 0, 0]], cell=np.eye(3) * 30, pbc=True)
+    one = built(pair)
+    assert one.edges.n_edges == 0
+    for step, covered in ((SKIN / 2 - 1e-5, True), (SKIN / 2 + 1e-5, False)):
+        assert one.covers(pair.positions + [[step, 0, 0], [-step, 0, 0]], pair.cell.array) == covered
+        scale = (apart - 2 * step) / apart
+        assert one.covers(pair.positions * scale, pair.cell.array * scale) == covered
+        squeezed = np.diag([scale, 1.0, 1.0])
+        assert one.covers(pair.positions @ squeezed, pair.cell.array @ squeezed) == covered
+
+
+def test_images_of_atoms_need_no_new_list():
+    walk = Walk(1, (1, 1, 0), 6.0)
+    walk.many(20, "jump", "wrap")
+    assert walk.lists.n_builds == 1
+
+
+def test_rotating_the_cell_with_its_atoms_needs_no_new_list():
+    walk = Walk(1, (1, 1, 1), 6.0)
+    walk.many(20, "turn")
+    assert walk.lists.n_builds == 1
+
+
+def test_without_skin_every_list_is_new():
+    atoms, lists = random_atoms(0, True), NeighborLists(CUTOFF, 0.0)
+    for _ in range(3):
+        find(lists, atoms)
+    assert lists.n_builds == 3
+
+
+@pytest.mark.filterwarnings("error")
+def test_bad_input_is_refused_though_a_list_is_there():
+    atoms, lists = random_atoms(0, (1, 1, 0)), NeighborLists(CUTOFF, SKIN)
+    find(lists, atoms)
+    for value in (np.nan, np.inf, -np.inf, 1e300):
+        bad = atoms.copy()
+        bad.positions[4, 2] = value
+        with pytest.raises((NonFinitePositionsError, ScatteredAtomsError), match="atom 4"):
+            find(lists, bad)
+    for row, value in ((0, np.nan), (2, np.nan), (1, np.inf), (2, -np.inf)):
+        bad = atoms.copy()
+        bad.cell[row] = value
+        with pytest.raises(NonFinitePositionsError, match="cell is not finite"):
+            find(lists, bad)
+    for factor in (0.0, 1e-9):
+        bad = atoms.copy()
+        bad.cell[0] *= factor
+        with pytest.raises(SingularCellError):
+            find(lists, bad)
+    with pytest.raises(EmptyStructureError):
+        find(lists, atoms[:0])
+    find(lists, atoms)
+    assert lists.n_builds == 1
+
+
+def test_a_batch_finds_each_its_own():
+    structures = [random_atoms(seed, seed % 2 == 0, n_atoms=5 + seed % 3) for seed in range(20)]
+    lists = NeighborLists(CUTOFF, SKIN)
+    first = [find(lists, atoms, place) for place, atoms in enumerate(structures)]
+    assert lists.n_builds == 20
+    assert [find(lists, atoms, place) for place, atoms in enumerate(structures)] == first
+    assert [find(lists, atoms) for atoms in reversed(structures)] == first[::-1]  # one at a time
+    assert lists.n_builds == 20
+
+
+def test_lists_that_serve_nothing_are_dropped(monkeypatch):
+    kept, lists = random_atoms(0, True), NeighborLists(CUTOFF, SKIN)
+    monkeypatch.setattr(neighbors, "LONGEST_IDLE", 50)
+    for seed in range(200):
+        found = find(lists, kept)
+        dropped = weakref.ref(find(lists, random_atoms(1 + seed, True), place=1 + seed))
+        if seed == 0:
+            early = dropped
+    assert lists.n_builds == 201
+    assert find(lists, kept) is found
+    assert early() is None
+    monkeypatch.setattr(neighbors, "LARGEST_POOL", 3 * found.edges.n_edges)
+    find(lists, random_atoms(300, True))
+    assert sum(one.n_edges for one in lists._kept) <= 3 * found.edges.n_edges
+    monkeypatch.setattr(neighbors, "LARGEST_POOL", 1)
+    large = random_atoms(301, True)
+    assert find(lists, large) is find(lists, large)  # the newest stays, however large
+
+
+def test_joined_edges_are_those_of_the_parts():
+    structures = [random_atoms(seed, True, n_atoms=3 + seed) for seed in range(3)]
+    lists = NeighborLists(CUTOFF, SKIN)
+    parts = [find(lists, atoms) for atoms in structures]
+    whole = lists.join(parts)
+    assert lists.join(list(parts)) is whole
+    assert lists.join(parts[::-1]) is not whole
+    assert lists.join(parts[:1]) is parts[0].edges
+    positions = np.concatenate([atoms.positions for atoms in structures])
+    cells = np.stack([atoms.cell.array for atoms in structures])
+    vectors = whole.vectors(positions, cells)
+    separate = [one.edges.vectors(one.positions, one.cell[None]) for one in parts]
+    assert np.array_equal(vectors, np.concatenate(separate))
+    assert np.array_equal(vectors[whole.reverse], -vectors)
+    assert (whole.n_systems, whole.n_atoms) == (3, len(positions))
+    system_of_edge = np.searchsorted(whole.first_atom, whole.center, side="right")
+    assert np.array_equal(system_of_edge, np.searchsorted(whole.first_atom, whole.neighbor, side="right"))
+
+
+def test_threads_share_the_lists():
+    structures = [random_atoms(seed, True) for seed in range(8)]
+
+    def follow(atoms) -> bool:
+        """Whether every list that this thread got was one of its structure."""
+        return all(find(lists, atoms).covers(atoms.positions, atoms.cell.array) for _ in range(200))
+
+    lists = NeighborLists(CUTOFF, SKIN)
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(follow, structures))
+    assert 8 <= lists.n_builds < 100
+
+
+def built(atoms: Atoms):
+    return build(atoms.positions, atoms.cell.array, atoms.pbc, CUTOFF, SKIN)
+
+
+def find(lists: NeighborLists, atoms: Atoms, place: int = 0):
+    return lists.find(atoms.positions, atoms.cell.array, atoms.pbc, place)[0]
