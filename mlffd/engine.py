@@ -136,9 +136,16 @@ class Engine:
             for atoms, a, b, virial in zip(chunk, first_atom, first_atom[1:], virials)
         ]
 
+    def _species_idx(self, atomic_numbers: np.ndarray) -> np.ndarray:
+        """Index (n_atoms,) int32 into ``species``. Raises UnknownElementError."""
+        index = self._index_of_number[np.clip(atomic_numbers, 0, len(self._index_of_number) - 1)]
+        if (index < 0).any():
+            check_species(np.asarray(atomic_numbers).tolist(), self.species)
+        return index
+
     def _evaluate_on_cpu(self, atomic_numbers, first_edge, neighbor, edge_vectors):
         return self.kernel.evaluate(
-            self._index_of_number[atomic_numbers],
+            self._species_idx(atomic_numbers),
             first_edge,
             neighbor,
             edge_vectors,
@@ -178,7 +185,6 @@ class Engine:
             energies, gradient = pair_gradient(self.student, graph)
             energies, gradient = array(energies), array(gradient).astype(np.float64)
         else:
-            check_species(np.asarray(atomic_numbers).tolist(), self.species)
             energies, gradient = self._evaluate_on_cpu(
                 atomic_numbers,
                 first_edges(pair_i, n_centers),
