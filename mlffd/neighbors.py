@@ -238,18 +238,18 @@ def half_list(
 
 def with_reverse(i: np.ndarray, j: np.ndarray, cell_shifts: np.ndarray, n_atoms: int) -> Edges:
     """The sorted edges of pairs (n_pairs,) of which one direction is given."""
-    n_pairs = len(i)
+    n_pairs, i, j = len(i), i.astype(np.int32), j.astype(np.int32)
     center, neighbor = np.concatenate([i, j]), np.concatenate([j, i])
     order = stable_order(neighbor, n_atoms)
-    order = order[stable_order(center[order], n_atoms)]
+    order = order.take(stable_order(center.take(order), n_atoms))
     rank = np.empty(2 * n_pairs, dtype=np.int32)
     rank[order] = np.arange(2 * n_pairs, dtype=np.int32)
     return Edges(
         first_atom=np.array([0, n_atoms], dtype=np.int64),
         first_edge=np.concatenate([[0], np.cumsum(np.bincount(center, minlength=n_atoms))]),
-        neighbor=neighbor[order].astype(np.int32),
-        cell_shifts=np.concatenate([cell_shifts, -cell_shifts])[order],
-        reverse=np.concatenate([rank[n_pairs:], rank[:n_pairs]])[order],
+        neighbor=neighbor.take(order),
+        cell_shifts=np.concatenate([cell_shifts, -cell_shifts]).take(order, axis=0),
+        reverse=np.concatenate([rank[n_pairs:], rank[:n_pairs]]).take(order),
     )
 
 
@@ -257,7 +257,7 @@ def stable_order(index: np.ndarray, end: int) -> np.ndarray:
     """Stable argsort of whole numbers (n,) from 0 to below ``end``: 16 bits at a time, NumPy's fast case."""
     order = np.argsort(index.astype(np.uint16), kind="stable")
     if end > 2**16:
-        order = order[stable_order(index[order] >> 16, end >> 16)]
+        order = order.take(stable_order(index.take(order) >> 16, (end >> 16) + 1))
     return order
 
 
@@ -389,9 +389,9 @@ def check_extent(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> No
         ScatteredAtomsError: naming the atom.
     """
     fractional = np.linalg.solve(cell.T, positions.T).T
-    far = (np.abs(fractional) > FARTHEST_IMAGE) & pbc
-    extent = np.abs(positions - np.median(positions, axis=0)).max(axis=1)
-    far = far.any(axis=1) | ((extent > LARGEST_EXTENT) & ~pbc.all())
+    far = ((np.abs(fractional) > FARTHEST_IMAGE) & pbc).any(axis=1)
+    if not pbc.all():
+        far |= np.abs(positions - np.median(positions, axis=0)).max(axis=1) > LARGEST_EXTENT
     if far.any():
         atom = int(np.argmax(far))
         raise ScatteredAtomsError(
