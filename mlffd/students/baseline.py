@@ -24,14 +24,14 @@ class Baseline(nn.Module):
 
     def __init__(self, species: tuple[int, ...], cutoff: float):
         super().__init__()
-        numbers = torch.tensor(species)
+        numbers = torch.tensor(species, dtype=torch.float64)
         self.register_buffer("reference_energies", torch.zeros(len(species), dtype=torch.float64))
         radii = torch.tensor(covalent_radii[list(species)])
         reach = torch.clamp(REACH * (radii[:, None] + radii[None, :]), max=cutoff)
         self.register_buffer("repulsion_reach", reach)
         screening = 0.46850 / (numbers[:, None] ** 0.23 + numbers[None, :] ** 0.23)
-        self.register_buffer("screening_length", screening.double(), persistent=False)
-        charge = (numbers[:, None] * numbers[None, :]).double()
+        self.register_buffer("screening_length", screening, persistent=False)
+        charge = numbers[:, None] * numbers[None, :]
         self.register_buffer("charge_product", charge, persistent=False)
 
     def forward(self, graph: Graph, species_idx: Tensor, distance: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Radial functions and their derivatives, for doubles and vectors of doubles (V); see students/radial.py.
+// Radial functions, real spherical harmonics and their derivatives, with vectors of edges; the
+// definitions are those of mlffd/students/radial.py.
 #pragma once
 
 #include "simd.hpp"
@@ -60,6 +61,67 @@ class BesselBasis {
   V factor_, factor_slope_, wave_, frequency_, twice_cosine_;
   V sine_, cosine_, sine_before_ = V{}, cosine_before_ = V{} + 1.0;
 };
+
+// Constants of the harmonics.
+template <class T>
+struct Harmonic {
+  static constexpr T root3 = T(1.73205080756887729353);
+  static constexpr T a = T(0.79056941504209483300);  // sqrt(5 / 8)
+  static constexpr T b = T(3.87298334620741688518);  // sqrt(15)
+  static constexpr T c = T(0.61237243569579452455);  // sqrt(3 / 8)
+};
+
+// The (L + 1)^2 real spherical harmonics of unit vectors.
+template <class T, int L>
+inline void spherical_harmonics(Vector<T> x, Vector<T> y, Vector<T> z, Vector<T> *rows) {
+  typedef Harmonic<T> H;
+  rows[0] = broadcast<T>(1);
+  if constexpr (L >= 1) rows[1] = y, rows[2] = z, rows[3] = x;
+  if constexpr (L >= 2) {
+    rows[4] = H::root3 * x * y;
+    rows[5] = H::root3 * y * z;
+    rows[6] = T(1.5) * z * z - T(0.5);
+    rows[7] = H::root3 * x * z;
+    rows[8] = T(0.5) * H::root3 * (x * x - y * y);
+  }
+  if constexpr (L >= 3) {
+    const Vector<T> xx = x * x, yy = y * y, zz = z * z;
+    rows[9] = H::a * y * (T(3) * xx - yy);
+    rows[10] = H::b * x * y * z;
+    rows[11] = H::c * y * (T(5) * zz - T(1));
+    rows[12] = z * (T(2.5) * zz - T(1.5));
+    rows[13] = H::c * x * (T(5) * zz - T(1));
+    rows[14] = T(0.5) * H::b * z * (xx - yy);
+    rows[15] = H::a * x * (xx - T(3) * yy);
+  }
+}
+
+// The sum of `weights` times the gradients of the harmonics, taken as polynomials of x, y, z; what of it is
+// along the unit vector has no meaning.
+template <class T, int L>
+inline void harmonics_gradient(
+    Vector<T> x, Vector<T> y, Vector<T> z, const Vector<T> *weights, Vector<T> *gradient) {
+  typedef Harmonic<T> H;
+  const Vector<T> *w = weights;
+  Vector<T> along_x{}, along_y{}, along_z{};
+  if constexpr (L >= 1) along_y = w[1], along_z = w[2], along_x = w[3];
+  if constexpr (L >= 2) {
+    along_x += H::root3 * (y * w[4] + z * w[7] + x * w[8]);
+    along_y += H::root3 * (x * w[4] + z * w[5] - y * w[8]);
+    along_z += H::root3 * (y * w[5] + x * w[7]) + T(3) * z * w[6];
+  }
+  if constexpr (L >= 3) {
+    const Vector<T> difference = x * x - y * y, xy = x * y, xz = x * z, yz = y * z, zz = z * z;
+    const Vector<T> fall = H::c * (T(5) * zz - T(1));
+    along_x += T(3) * H::a * (T(2) * xy * w[9] + difference * w[15]) + H::b * (yz * w[10] + xz * w[14]);
+    along_y += T(3) * H::a * (difference * w[9] - T(2) * xy * w[15]) + H::b * (xz * w[10] - yz * w[14]);
+    along_z += H::b * (xy * w[10] + T(0.5) * difference * w[14]) + T(1.5) * (T(5) * zz - T(1)) * w[12];
+    along_x += fall * w[13];
+    along_y += fall * w[11];
+    along_z += T(10) * H::c * (yz * w[11] + xz * w[13]);
+  }
+  gradient[0] = along_x, gradient[1] = along_y, gradient[2] = along_z;
+}
 
 }  // namespace MLFFD_ISA
 }  // namespace mlffd

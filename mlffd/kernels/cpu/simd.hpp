@@ -99,8 +99,8 @@ inline void interleave(Vector<T> a, Vector<T> b, Vector<T> *first, Vector<T> *se
   }
 }
 
-// `rows` holds a square matrix of `width` vectors. Each stage moves the highest bit of the column to the lowest
-// of the row and the highest of the row to the lowest of the column: after all bits they have changed places.
+// `rows` holds a square matrix of `width` vectors. Each stage makes the highest bit of the column the lowest
+// of the row, and that of the row the lowest of the column; after all bits they have changed places.
 template <class T>
 inline void transpose(Vector<T> *rows) {
   constexpr int width = Simd<T>::width;
@@ -206,21 +206,27 @@ class Array {
   size_t size_ = 0, capacity_ = 0;
 };
 
-// n objects that are made by their default constructors.
+// n objects made by their default constructor.
 template <class Item>
 class Items {
  public:
+  Items() = default;
   explicit Items(size_t n) : items_(new Item[n]), size_(n) {}
   ~Items() { delete[] items_; }
   Items(const Items &) = delete;
   Items &operator=(const Items &) = delete;
+  void replace(size_t n) {  // all by new ones
+    delete[] items_;
+    items_ = nullptr, size_ = 0;
+    items_ = new Item[n], size_ = n;
+  }
   size_t size() const { return size_; }
   Item &operator[](size_t k) { return items_[k]; }
   const Item &operator[](size_t k) const { return items_[k]; }
 
  private:
-  Item *items_;
-  size_t size_;
+  Item *items_ = nullptr;
+  size_t size_ = 0;
 };
 
 }  // namespace MLFFD_ISA

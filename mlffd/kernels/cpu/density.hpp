@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: MIT
+// The neighbor densities of a block of centers, and the way back from their gradient to the edges.
+#pragma once
+
+#include "radial.hpp"
+
+namespace mlffd {
+namespace MLFFD_ISA {
+
+// The density of a center is the sum over its edges of weights[species of the neighbor][d] R_n(r) Y_lm; the
+// index of its columns is d n_radial + n.
+struct DensityDefinition {
+  double cutoff;
+  int n_radial, n_species, n_weights;
+  int n_columns() const { return n_weights * n_radial; }
+};
+
+// out[column][row] = in[row][column]; whole vectors of `out` are written, zero where `in` has no more rows.
+template <class T>
+inline void transpose(const T *in, size_t in_stride, int n_rows, T *out, size_t out_stride, int n_columns) {
+  constexpr int width = Simd<T>::width;
+  for (int row = 0; row < n_rows; row += width)
+    for (int column = 0; column < n_columns; column += width) {
+      Vector<T> square[width];
+      for (int k = 0; k < width; ++k)
+        square[k] = row + k < n_rows ? load(in + (row + k) * in_stride + column) : Vector<T>{};
+      transpose<T>(square);
+      for (int k = 0; k < width && column + k < n_columns; ++k)
+        store(out + (column + k) * out_stride + row, square[k]);
+    }
+}
+
+// The edges of each center are sorted by the species of the neighbor; each species' edges fill groups of as
+// many as a vector has lanes. A group keeps, side by side, the components of the unit vectors, 1 / r, the
+// radial functions and their derivatives.
+template <class T>
+class NeighborDensity {
+ public:
+  static constexpr int width = Simd<T>::width;
+  template <int L>
+  static constexpr int n_harmonics = (L + 1) * (L + 1);
+  template <int L>
+  static constexpr int harmonics_width = padded<T>(n_harmonics<L>);  // values a row of the transposed ones
+
+  // Memory for up to n_centers with up to most_edges each; `weights` (n_species, n_weights).
+  void reserve(const DensityDefinition &definition, const T *weights, size_t n_centers, size_t most_edges) {
+    definition_ = definition;
+    weights_ = weights;
+    const size_t most_runs = most_edges < size_t(definition.n_species) ? most_edges : definition.n_species;
+    const size_t most_groups = most_edges / width + most_runs, group = group_size();
+    x_.resize(most_groups * width), y_.resize(x_.size()), z_.resize(x_.size()), r_.resize(x_.size());
+    kept_.resize(most_edges + 1), kept_species_.resize(most_edges + 1);
+    n_edges_.resize(definition.n_species), next_.resize(definition.n_species);
+    edge_.resize(n_centers * most_groups * width);
+    groups_.resize(n_centers * most_groups * group);
+    runs_.resize(n_centers * most_runs), first_run_.resize(n_centers + 1);
+    harmonics_.resize(most_groups * width * harmonics_width<3>);
+    one_species_.resize(size_t(definition.n_radial) * harmonics_width<3>);
+    n_centers_ = n_groups_ = 0;
+  }
+  void clear() { n_centers_ = n_groups_ = 0; }
+
+  // The density (n_columns, harmonics_width) of the next center. Returns the shortest distance squared.
+  template <int L>
+  double add_center(const mlffd_edges &edges, int64_t center, T *density) {
+    const size_t first_group = n_groups_;
+    const double shortest = select(edges, center);
+    sort(edges, first_group);
+    distances(size_t(n_groups_ - first_group) * width);
+    for (size_t group = first_group; group < n_groups_; ++group) geometry<L>(group, group - first_group);
+    const size_t n_values = size_t(definition_.n_columns()) * harmonics_width<L>;
+    memset(static_cast<void *>(density), 0, n_values * sizeof(T));
+    for (int run = first_run_[n_centers_ - 1]; run < first_run_[n_centers_]; ++run)
+      add_run<L>(runs_[run], first_group, density);
+    return shortest;
+  }
+
+  // From dE/d(density) (n_columns, harmonics_width) of the center that was added as number k to the gradient
+  // of its edges within the cutoff: written to their rows of `gradient` (n_edges, 3).
+  template <int L>
+  void edge_gradients(int k, const T *density_gradient, double *gradient) {
+    for (int run = first_run_[k]; run < first_run_[k + 1]; ++run)
+      run_gradients<L>(runs_[run], density_gradient, gradient);
+  }
+
+ private:
+  struct Run {
+    int species, n_edges;
+    size_t first_group;
+  };
+
+  size_t group_size() const { return size_t(4 + 2 * definition_.n_radial) * width; }
+
+  // Lists the edges within the cutoff and counts them by species. What is not a number stays: it must show.
+  double select(const mlffd_edges &edges, int64_t center) {
+    const double cutoff2 = definition_.cutoff * definition_.cutoff;
+    double shortest2 = cutoff2;
+    memset(n_edges_.data(), 0, n_edges_.size() * sizeof(int));
+    n_kept_ = 0;
+    for (int64_t k = edges.first_edge[center]; k < edges.first_edge[center + 1]; ++k) {
+      const double *vector = edges.edge_vectors + 3 * k;
+      const double r2 = vector[0] * vector[0] + vector[1] * vector[1] + vector[2] * vector[2];
+      const int species = edges.species_idx[edges.neighbor[k]], keep = !(r2 >= cutoff2);
+      kept_[n_kept_] = int32_t(k), kept_species_[n_kept_] = species;
+      n_kept_ += keep;
+      n_edges_[species] += keep;
+      shortest2 = r2 < shortest2 ? r2 : shortest2;
+    }
+    return shortest2;
+  }
+
+  void sort(const mlffd_edges &edges, size_t first_group) {
+    int run = n_centers_ ? first_run_[n_centers_] : 0;
+    first_run_[n_centers_] = run;
+    for (int species = 0; species < definition_.n_species; ++species) {
+      const int n = n_edges_[species];
+      if (!n) continue;
+      runs_[run++] = {species, n, n_groups_};
+      const int first = int(n_groups_ - first_group) * width, last = first + padded<T>(n);
+      next_[species] = first;
+      for (int slot = first + n; slot < last; ++slot) {
+        x_[slot] = definition_.cutoff;
+        y_[slot] = z_[slot] = 0.0;
+      }
+      n_groups_ += padded<T>(n) / width;
+    }
+    first_run_[++n_centers_] = run;
+    for (int k = 0; k < n_kept_; ++k) {
+      const int slot = next_[kept_species_[k]]++;
+      const double *vector = edges.edge_vectors + 3 * int64_t(kept_[k]);
+      x_[slot] = vector[0], y_[slot] = vector[1], z_[slot] = vector[2];
+      edge_[first_group * width + slot] = kept_[k];
+    }
+  }
+
+  void distances(size_t n_slots) {
+    const double *__restrict x = x_.data(), *__restrict y = y_.data(), *__restrict z = z_.data();
+    double *__restrict r = r_.data();
+    for (size_t k = 0; k < n_slots; ++k) r[k] = __builtin_sqrt(x[k] * x[k] + y[k] * y[k] + z[k] * z[k]);
+  }
+
+  // Fills a group, number `local` of this center, and the rows of harmonics of its edges.
+  template <int L>
+  void geometry(size_t group, size_t local) {
+    T *values = groups_.data() + group * group_size();
+    for (int lane = 0; lane < width; lane += Simd<double>::width) {
+      const size_t slot = local * width + lane;
+      const Vector<double> r = load(r_.data() + slot), inverse = 1.0 / r;
+      store_rounded(values + lane, load(x_.data() + slot) * inverse);
+      store_rounded(values + width + lane, load(y_.data() + slot) * inverse);
+      store_rounded(values + 2 * width + lane, load(z_.data() + slot) * inverse);
+      store_rounded(values + 3 * width + lane, inverse);
+      BesselBasis<Vector<double>> basis(r, inverse, definition_.cutoff);
+      T *radial = values + 4 * width + lane, *radial_slope = radial + definition_.n_radial * width;
+      for (int n = 0; n < definition_.n_radial; ++n) {
+        Vector<double> value, slope;
+        basis.next(&value, &slope);
+        store_rounded(radial + n * width, value);
+        store_rounded(radial_slope + n * width, slope);
+      }
+    }
+    Vector<T> rows[harmonics_width<3>] = {};
+    spherical_harmonics<T, L>(load(values), load(values + width), load(values + 2 * width), rows);
+    T *transposed = harmonics_.data() + local * width * harmonics_width<L>;
+    for (int m = 0; m < harmonics_width<L>; m += width) {
+      transpose<T>(rows + m);
+      for (int k = 0; k < width; ++k) store(transposed + k * harmonics_width<L> + m, rows[m + k]);
+    }
+  }
+
+  template <int L>
+  void add_run(const Run &run, size_t first_group, T *density) {
+    // as many sums at a time as hide the latency of an addition and leave registers
+    constexpr int n_vectors = harmonics_width<L> / width;
+    constexpr int n_sums = MLFFD_VECTOR_BYTES == 64 ? 16 : 8;
+    constexpr int n_at_once = n_vectors == 1 ? 8 : (n_sums / n_vectors > 1 ? n_sums / n_vectors : 1);
+    const T *harmonics = harmonics_.data() + (run.first_group - first_group) * width * harmonics_width<L>;
+    sums<L, n_at_once>(run, 0, harmonics);
+    const int n_values = definition_.n_radial * harmonics_width<L>;
+    for (int d = 0; d < definition_.n_weights; ++d) {
+      const T weight = weights_[run.species * definition_.n_weights + d];
+      if (weight == 0) continue;
+      T *sum = density + d * n_values;
+      for (int k = 0; k < n_values; k += width)
+        store(sum + k, load(sum + k) + weight * load(one_species_.data() + k));
+    }
+  }
+
+  // one_species_ (n_radial, harmonics_width) from row `first` on, N rows at a time.
+  template <int L, int N>
+  void sums(const Run &run, int first, const T *harmonics) {
+    int n = first;
+    for (; n + N <= definition_.n_radial; n += N) sum_rows<L, N>(run, n, harmonics);
+    if constexpr (N > 1) sums<L, N / 2>(run, n, harmonics);
+  }
+
+  template <int L, int N>
+  void sum_rows(const Run &run, int first, const T *harmonics) {
+    constexpr int M = harmonics_width<L> / width;
+    Vector<T> sum[N][M] = {};
+    const T *radial = groups_.data() + run.first_group * group_size() + (4 + first) * width;
+    for (int begin = 0; begin < run.n_edges; begin += width, radial += group_size())
+      for (int k = 0; k < width && begin + k < run.n_edges; ++k, harmonics += harmonics_width<L>)
+#pragma GCC unroll 8
+        for (int n = 0; n < N; ++n)
+#pragma GCC unroll 8
+          for (int m = 0; m < M; ++m) sum[n][m] += radial[n * width + k] * load(harmonics + m * width);
+    for (int n = 0; n < N; ++n)
+      for (int m = 0; m < M; ++m)
+        store(one_species_.data() + (first + n) * harmonics_width<L> + m * width, sum[n][m]);
+  }
+
+  template <int L>
+  void run_gradients(const Run &run, const T *density_gradient, double *gradient) {
+    const int n_values = definition_.n_radial * harmonics_width<L>;
+    memset(static_cast<void *>(one_species_.data()), 0, n_values * sizeof(T));
+    for (int d = 0; d < definition_.n_weights; ++d) {
+      const T weight = weights_[run.species * definition_.n_weights + d];
+      if (weight == 0) continue;
+      T *sum = one_species_.data();
+      for (int k = 0; k < n_values; k += width)
+        store(sum + k, load(sum + k) + weight * load(density_gradient + d * n_values + k));
+    }
+    const int32_t *edge = edge_.data() + run.first_group * width;
+    const T *values = groups_.data() + run.first_group * group_size();
+    for (int begin = 0; begin < run.n_edges; begin += width, values += group_size(), edge += width) {
+      T components[3][width];
+      group_gradients<L>(values, components);
+      for (int k = 0; k < width && begin + k < run.n_edges; ++k)
+        for (int axis = 0; axis < 3; ++axis) gradient[3 * int64_t(edge[k]) + axis] = components[axis][k];
+    }
+  }
+
+  // dE/d(edge vector) of one group of edges from the gradient with respect to one species' density.
+  template <int L>
+  void group_gradients(const T *values, T (*components)[width]) {
+    constexpr int n_rows = n_harmonics<L>;
+    const Vector<T> x = load(values), y = load(values + width), z = load(values + 2 * width);
+    Vector<T> harmonics[n_rows], by_harmonic[n_rows] = {}, by_distance{}, angular[3];
+    spherical_harmonics<T, L>(x, y, z, harmonics);
+    const T *radial = values + 4 * width, *radial_slope = radial + definition_.n_radial * width;
+    const T *by_density = one_species_.data();
+    for (int n = 0; n < definition_.n_radial; ++n, by_density += harmonics_width<L>) {
+      const Vector<T> value = load(radial + n * width);
+      Vector<T> by_radial{};
+#pragma GCC unroll 16
+      for (int m = 0; m < n_rows; ++m) {
+        by_radial += by_density[m] * harmonics[m];
+        by_harmonic[m] += by_density[m] * value;
+      }
+      by_distance += by_radial * load(radial_slope + n * width);
+    }
+    harmonics_gradient<T, L>(x, y, z, by_harmonic, angular);
+    const Vector<T> along = x * angular[0] + y * angular[1] + z * angular[2];
+    const Vector<T> inverse = load(values + 3 * width), radial_part = by_distance - along * inverse;
+    store(components[0], x * radial_part + angular[0] * inverse);
+    store(components[1], y * radial_part + angular[1] * inverse);
+    store(components[2], z * radial_part + angular[2] * inverse);
+  }
+
+  DensityDefinition definition_ = {};
+  const T *weights_ = nullptr;
+  int n_centers_ = 0, n_kept_ = 0;
+  size_t n_groups_ = 0;
+  Array<int> kept_species_, n_edges_, next_, first_run_;
+  Array<int32_t> kept_, edge_;
+  Array<double> x_, y_, z_, r_;  // of one center
+  Array<T> groups_, harmonics_, one_species_;
+  Array<Run> runs_;
+};
+
+}  // namespace MLFFD_ISA
+}  // namespace mlffd
