@@ -14,6 +14,7 @@ _LOOP = re.compile(r"^Loop time of (\S+) on (\d+) procs for (\d+) steps with (\d
 _SPEED = re.compile(r"^Performance: (?:.*?, )??(\S+ (?:ns/day|timesteps/s))", re.MULTILINE)
 _PAIR_STYLE = re.compile(r"^pair_style\s+(.*)", re.MULTILINE)
 _STUDENT = re.compile(r"\bmliap\s+unified\s+(\S+)")
+_PLUGIN_STUDENT = re.compile(r"^mlffd: (\S+): elements ", re.MULTILINE)  # how pair_style mlffd introduces it
 _TIME_STEP = re.compile(r"^\s*Time step\s*: (\S+)", re.MULTILINE)
 _UNITS = re.compile(r"^units\s+(\S+)", re.MULTILINE)
 _PICOSECONDS = {"metal": 1.0, "real": 1e-3}  # LAMMPS' unit of time
@@ -28,7 +29,7 @@ class Run:
     atoms: int
     ranks: int
     speed: str  # such as "1.043 ns/day"; empty where LAMMPS gives none
-    student: str  # file loaded by pair_style mliap, without suffix; empty for another pair style
+    student: str  # file loaded by pair_style mliap or mlffd, without suffix; empty for another pair style
     units: str
     time_step: float  # in LAMMPS' units
     thermo: dict[str, np.ndarray]  # columns (n_rows,) by LAMMPS' names
@@ -84,7 +85,7 @@ def read_log(log_path: str | Path) -> Run:
         atoms=int(loop[4]),
         ranks=int(loop[2]),
         speed=_last(_SPEED, after),
-        student=Path(_last(_STUDENT, _last(_PAIR_STYLE, before))).stem,
+        student=_student(before),
         units=_last(_UNITS, before) or "lj",
         time_step=float(_last(_TIME_STEP, before) or "nan"),
         thermo=_thermo(before),
@@ -114,6 +115,12 @@ def energy_drift(run: Run) -> float | None:
 def _last(pattern: re.Pattern, text: str) -> str:
     found = pattern.findall(text)
     return found[-1] if found else ""
+
+
+def _student(text: str) -> str:
+    style = _last(_PAIR_STYLE, text)
+    file = _last(_PLUGIN_STUDENT, text) if "mlffd" in style.split() else _last(_STUDENT, style)
+    return Path(file).stem
 
 
 def _thermo(text: str) -> dict[str, np.ndarray]:

@@ -77,9 +77,15 @@ def parser() -> argparse.ArgumentParser:
     )
     sub = verb(run_lammps_export, "export", lammps)
     sub.add_argument("bundle", help="student bundle, or name of a shipped student")
-    sub.add_argument("-o", "--output", type=Path, required=True, help="file for pair_style mliap unified")
-    sub.add_argument("--device", default="cpu", help="torch device (MLFFD_DEVICE overrides it)")
-    sub.add_argument("--dtype", default="float32", help="float32 or float64 (MLFFD_DTYPE overrides it)")
+    sub.add_argument(
+        "-o", "--output", type=Path, required=True,
+        help="FILE.weights for pair_style mlffd, FILE.pt for pair_style mliap unified",
+    )  # fmt: skip
+    sub.add_argument("--device", help="mliap: torch device, default cpu (MLFFD_DEVICE overrides it)")
+    sub.add_argument("--dtype", help="mliap: float32, the default, or float64 (MLFFD_DTYPE overrides it)")
+    sub = verb(run_lammps_plugin, "plugin", lammps)
+    sub.add_argument("--lammps", type=Path, help="an lmp, virtual environment, source tree or header folder")
+    sub.add_argument("-o", "--output", type=Path, help="copy the plugin to this file")
     sub = verb(run_lammps_summary, "summary", lammps)
     sub.add_argument("log", type=Path, help="LAMMPS log file")
     sub.add_argument("--temperature", type=float, help="K; another one over the second half is an error")
@@ -179,10 +185,27 @@ def run_repair(options) -> None:
 
 
 def run_lammps_export(options) -> None:
-    """Write the file that LAMMPS' pair_style mliap unified loads."""
+    """Write the file that LAMMPS' pair_style mlffd (FILE.weights) or mliap unified (FILE.pt) loads."""
+    if options.output.suffix == ".weights":
+        from mlffd.drivers.lammps_plugin import export_weights
+
+        if options.device or options.dtype:
+            raise ConfigError(
+                "--device and --dtype are for pair_style mliap; in an input one says "
+                "`pair_style mlffd precision float64`"
+            )
+        export_weights(options.bundle, options.output)
+        return
     from mlffd.drivers.lammps_mliap import export
 
-    export(options.bundle, options.output, device=options.device, dtype=options.dtype)
+    export(options.bundle, options.output, device=options.device or "cpu", dtype=options.dtype or "float32")
+
+
+def run_lammps_plugin(options) -> None:
+    """Print the path of the plugin with pair_style mlffd, built for the LAMMPS here at first use."""
+    from mlffd.drivers.lammps_plugin import build_plugin
+
+    print(build_plugin(options.lammps, options.output))
 
 
 def run_lammps_summary(options) -> None:
