@@ -10,8 +10,8 @@
 namespace mlffd {
 namespace MLFFD_ISA {
 
-// Where the rows of a matrix lie: `stride` values from row to row, `step` from one vector of columns to the next.
-// A row-major matrix has a step of one vector; blocks of features of all atoms have a larger one.
+// Where the rows of a matrix lie: `stride` values from row to row, `step` from one vector of columns to the
+// next. A row-major matrix has a step of one vector; blocks of features of all atoms have a larger one.
 struct Layout {
   size_t stride, step;
 };
@@ -22,11 +22,12 @@ class Dense {
   Dense() = default;
   // `weight` (n_out, n_in) row-major with `row_stride` values from row to row; `bias` (n_out,) or nullptr.
   // With `transposed` the layer is x W instead: weight is then (n_in, n_out).
-  Dense(const double *weight, const double *bias, int n_out, int n_in, int row_stride, bool transposed = false)
+  Dense(
+      const double *weight, const double *bias, int n_out, int n_in, int row_stride, bool transposed = false)
       : n_in_(n_in), n_out_(n_out), width_(padded<T>(n_out)), weight_(size_t(n_in) * width_), bias_(width_) {
+    const size_t along_out = transposed ? 1 : row_stride, along_in = transposed ? row_stride : 1;
     for (int n = 0; n < n_out; ++n)
-      for (int k = 0; k < n_in; ++k)
-        *packed(k, n) = T(transposed ? weight[size_t(k) * row_stride + n] : weight[size_t(n) * row_stride + k]);
+      for (int k = 0; k < n_in; ++k) *packed(k, n) = T(weight[n * along_out + k * along_in]);
     for (int n = 0; bias && n < n_out; ++n) bias_[n] = T(bias[n]);
   }
   int n_in() const { return n_in_; }
@@ -37,13 +38,13 @@ class Dense {
   void apply(const T *x, size_t x_stride, int n_rows, T *y, size_t y_stride) const {
     apply(x, Layout{x_stride, size_t(lanes)}, n_rows, y, Layout{y_stride, size_t(lanes)}, false);
   }
-  // The same for matrices in blocks; with `add` the product is added to y, and the bias is left out.
+  // The same for matrices in blocks; with `add` the result is added to y.
   void apply(const T *x, Layout x_layout, int n_rows, T *y, Layout y_layout, bool add) const {
     const int n_vectors = width_ / lanes, n_panels = (n_vectors + panel - 1) / panel;
     for (int p = 0; p < n_panels; ++p) {
       const int first = first_vector(p, n_panels), size = first_vector(p + 1, n_panels) - first;
       const Panel here{weight_.data() + size_t(first) * lanes * n_in_,
-                       add ? nullptr : bias_.data() + first * lanes, n_in_};
+                       bias_.data() + first * lanes, n_in_, add};
       rows_of_panel(size, here, x, x_layout, n_rows, y + first * y_layout.step, y_layout);
     }
   }
@@ -56,6 +57,7 @@ class Dense {
   struct Panel {
     const T *weight, *bias;
     int n_in;
+    bool add;
   };
 
   // Panels differ by one vector at most, and so do the tiles of rows: no narrow rest that waits for itself.
@@ -65,7 +67,8 @@ class Dense {
     const int n_panels = (width_ / lanes + panel - 1) / panel;
     int p = 0;
     while (n >= first_vector(p + 1, n_panels) * lanes) ++p;
-    const int first = first_vector(p, n_panels) * lanes, columns = first_vector(p + 1, n_panels) * lanes - first;
+    const int first = first_vector(p, n_panels) * lanes;
+    const int columns = first_vector(p + 1, n_panels) * lanes - first;
     return weight_.data() + size_t(first) * n_in_ + size_t(k) * columns + (n - first);
   }
 
@@ -102,7 +105,8 @@ class Dense {
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v)
-        sum[r][v] = here.bias ? load(here.bias + v * lanes) : load(y + r * yl.stride + v * yl.step);
+        sum[r][v] = here.add ? load(here.bias + v * lanes) + load(y + r * yl.stride + v * yl.step)
+                             : load(here.bias + v * lanes);
     const T *weight = here.weight;
     for (int left = here.n_in; left > 0; left -= lanes, x += xl.step) {
       const int n = left < lanes ? left : lanes;

@@ -1,6 +1,687 @@
+// SPDX-License-Identifier: MIT
+// The painn student (mlffd/students/painn.py): energies, and their gradient by hand.
+//
+// What is exact and saves work:
+// - Features of the first layer depend on the species alone, and its vectors are zero. Its messages are
+//   therefore linear in the radial densities sum_j R_n(r_ij) (1, u_ij) of each species of neighbors: few
+//   functions an edge, and the filters times the species' features are a dense layer over atoms.
+// - In the later layers filters are tabulated and evaluated again in the backward pass (messages.hpp).
+// - The vectors that the last update would give are not used.
+//
+// Ghosts: one layer needs nothing. With more, before each layer after the first `exchange->forward` copies to
+// the ghosts what their owners send, one row an atom: 6 x padded(F) values, phi (3) and vectors (3) in blocks of
+// channels. In the backward pass `exchange->reverse` adds the gradients of those rows to the owners. So each is
+// called n_layers - 1 times in an evaluation, whether there are ghosts or not.
 #pragma once
-#include "simd.hpp"
-namespace mlffd { namespace MLFFD_ISA {
-template <class T> class PainnKernel : public Kernel { public: explicit PainnKernel(const Block &) { fail("not there yet"); }
-  void evaluate(const mlffd_edges &, const mlffd_exchange *, int, double *, double *) override {} };
-}}
+
+#include <omp.h>
+
+#include <cstdio>
+
+#include "baseline.hpp"
+#include "gemm.hpp"
+#include "messages.hpp"
+
+namespace mlffd {
+namespace MLFFD_ISA {
+
+// A linear layer and its transpose, for the backward pass.
+template <class T>
+struct Linear {
+  Dense<T> forward, backward;
+  Linear() = default;
+  Linear(const double *weight, const double *bias, int n_out, int n_in, int row_stride)
+      : forward(weight, bias, n_out, n_in, row_stride),
+        backward(weight, nullptr, n_in, n_out, row_stride, true) {}
+};
+
+// Tensors of a block by name, with the sizes they must have.
+class Tensors {
+ public:
+  Tensors(const Block &block, const char *part, int index) : block_(block) {
+    if (index < 0)
+      snprintf(prefix_, sizeof prefix_, "%s", part);
+    else
+      snprintf(prefix_, sizeof prefix_, "%s.%d", part, index);
+  }
+  const double *operator()(const char *name, size_t rows, size_t columns = 1) const {
+    char full[96];
+    snprintf(full, sizeof full, "%s.%s", prefix_, name);
+    return block_.array(full, rows * columns);
+  }
+
+ private:
+  const Block &block_;
+  char prefix_[48];
+};
+
+template <class T>
+struct PainnLayer {
+  // not in the first layer
+  Linear<T> message_in, message_out[3];
+  Table<T, 3> filters;
+  Linear<T> mix[2], update_scalars, update_norm, update_out[3];
+
+  void read_message(const Tensors &tensors, const RadialPieces<T> &radial, int features) {
+    const size_t F = features;
+    const double *in = tensors("network.0.weight", F, F), *in_bias = tensors("network.0.bias", F);
+    message_in = {in, in_bias, features, features, features};
+    const double *weight = tensors("network.2.weight", 3 * F, F), *bias = tensors("network.2.bias", 3 * F);
+    for (int k = 0; k < 3; ++k)
+      message_out[k] = {weight + k * F * F, bias + k * F, features, features, features};
+    filters = Table<T, 3>(radial, tensors("filters.weight", 3 * F, radial.n_radial()), features);
+  }
+  void read_update(const Tensors &tensors, int features) {
+    const size_t F = features;
+    const double *both = tensors("mix.weight", 2 * F, F);
+    for (int k = 0; k < 2; ++k) mix[k] = {both + k * F * F, nullptr, features, features, features};
+    const double *in = tensors("network.0.weight", F, 2 * F);
+    update_scalars = {in, tensors("network.0.bias", F), features, features, 2 * features};
+    update_norm = {in + F, nullptr, features, features, 2 * features};
+    const double *weight = tensors("network.2.weight", 3 * F, F), *bias = tensors("network.2.bias", 3 * F);
+    for (int k = 0; k < 3; ++k)
+      update_out[k] = {weight + k * F * F, bias + k * F, features, features, features};
+  }
+};
+
+// The first message network and its filters as one dense layer from radial densities, for each species.
+template <class T>
+struct FirstMessage {
+  Linear<T> to_scalars, to_vectors;
+};
+
+template <class T>
+class PainnKernel : public Kernel {
+ public:
+  explicit PainnKernel(const Block &block)
+      : n_species_(int(block.count("species_numbers"))),
+        features_(block.integer("architecture.features", 2, 4096)),
+        n_layers_(block.integer("architecture.layers", 1, 16)), cutoff_(block.number("cutoff_radius")),
+        baseline_(block, n_species_), radial_(cutoff_, block.integer("architecture.n_radial", 1, 512)),
+        layers_(n_layers_), first_(n_species_), kept_(n_layers_), sources_(n_layers_) {
+    n_blocks_ = padded<T>(features_) / lanes;
+    n_radial_blocks_ = padded<T>(radial_.n_radial()) / lanes;
+    read_densities();
+    read_first_message(block);
+    for (int l = 0; l < n_layers_; ++l) {
+      if (l) layers_[l].read_message(Tensors(block, "messages", l), radial_, features_);
+      layers_[l].read_update(Tensors(block, "updates", l), features_);
+    }
+    read_readout(Tensors(block, "readout", -1));
+  }
+
+  ~PainnKernel() override { delete scratch_; }
+  PainnKernel(const PainnKernel &) = delete;
+  PainnKernel &operator=(const PainnKernel &) = delete;
+
+  void evaluate(
+      const mlffd_edges &edges, const mlffd_exchange *exchange, int n_threads, double *atomic_energies,
+      double *gradient) override {
+    if (n_layers_ > 1 && edges.n_centers != edges.n_atoms && !exchange)
+      fail("this student passes messages %d edges far: with ghost atoms it needs mlffd_exchange", n_layers_);
+    edges_ = &edges, n_threads_ = n_threads;
+    reserve();
+    measure_edges(atomic_energies, gradient);
+    if (n_layers_ > 1) list_incoming();
+    forward(exchange, atomic_energies);
+    backward(exchange);
+    add_gradient(gradient);
+  }
+
+ private:
+  static constexpr int lanes = Simd<T>::width;
+  // atoms that go through dense layers together, and through a block of a table
+  static constexpr int dense_chunk = 48, edge_chunk = 256;
+  // slots of what an update keeps for the backward pass; left and right are vectors
+  enum {
+    left = 0, right = 3, norm = 6, scale_product = 7, scale_vectors = 8, update_slope = 9, message_slope = 10,
+    kept_slots = 11
+  };
+  // slots of the working space of a thread
+  enum {
+    hidden = 0, by_product = 1, by_vectors = 2, by_norm = 3, by_left = 4, by_right = 7, scratch_slots = 10
+  };
+
+  struct Chunk {
+    int64_t begin;
+    int n;
+    Features<T> *scratch;
+  };
+
+  // ---- construction
+
+  void read_densities() {
+    const int n = radial_.n_radial();
+    Array<double> identity(size_t(n) * n);
+    for (int k = 0; k < n; ++k) identity[size_t(k) * n + k] = 1.0;
+    densities_table_ = Table<T, 1>(radial_, identity.data(), n);
+  }
+
+  void read_first_message(const Block &block) {
+    const size_t F = features_, K = radial_.n_radial();
+    const double *embedding = block.array("embedding.weight", n_species_ * F);
+    const Tensors tensors(block, "messages", 0);
+    const double *filters = tensors("filters.weight", 3 * F, K);
+    embedding_.resize(size_t(n_species_) * n_blocks_ * lanes);
+    Array<double> phi(3 * F), weight(F * K);
+    for (int s = 0; s < n_species_; ++s) {
+      for (size_t f = 0; f < F; ++f) embedding_[s * n_blocks_ * lanes + f] = T(embedding[s * F + f]);
+      two_layers(tensors, embedding + s * F, phi.data());
+      first_[s].to_scalars = scaled(filters, phi.data(), weight.data());
+      first_[s].to_vectors = scaled(filters + 2 * F * K, phi.data() + 2 * F, weight.data());
+    }
+  }
+
+  // The message network for one atom, in float64.
+  void two_layers(const Tensors &tensors, const double *x, double *y) const {
+    const size_t F = features_;
+    const double *in = tensors("network.0.weight", F, F), *in_bias = tensors("network.0.bias", F);
+    const double *out = tensors("network.2.weight", 3 * F, F), *out_bias = tensors("network.2.bias", 3 * F);
+    for (size_t n = 0; n < 3 * F; ++n) y[n] = out_bias[n];
+    for (size_t k = 0; k < F; ++k) {
+      double z = in_bias[k];
+      for (size_t f = 0; f < F; ++f) z += in[k * F + f] * x[f];
+      z /= 1.0 + __builtin_exp(-z);
+      for (size_t n = 0; n < 3 * F; ++n) y[n] += out[n * F + k] * z;
+    }
+  }
+
+  // Filters (features, n_radial) times a factor for each feature.
+  Linear<T> scaled(const double *filters, const double *factor, double *weight) const {
+    const int K = radial_.n_radial();
+    for (int f = 0; f < features_; ++f)
+      for (int n = 0; n < K; ++n) weight[size_t(f) * K + n] = factor[f] * filters[size_t(f) * K + n];
+    return Linear<T>(weight, nullptr, features_, K, K);
+  }
+
+  void read_readout(const Tensors &tensors) {
+    const int n = features_ / 2;
+    readout_ = {tensors("0.weight", n, features_), tensors("0.bias", n), n, features_, features_};
+    readout_weight_.resize(padded<T>(n));
+    for (int k = 0; k < n; ++k) readout_weight_[k] = T(tensors("2.weight", n)[k]);
+    readout_bias_ = *tensors("2.bias", 1);
+  }
+
+  // ---- work shared between threads
+
+  template <class Work>
+  void for_chunks(int64_t n_atoms, int64_t size, Work work) {
+    const int64_t even = (n_atoms + n_threads_ - 1) / n_threads_;
+    if (size > even && even > 0) size = even;
+    const int64_t n_chunks = (n_atoms + size - 1) / size;
+#pragma omp parallel for num_threads(n_threads_) schedule(static)
+    for (int64_t c = 0; c < n_chunks; ++c) {
+      const int64_t begin = n_atoms * c / n_chunks, end = n_atoms * (c + 1) / n_chunks;
+      work(Chunk{begin, int(end - begin), &(*scratch_)[omp_get_thread_num()]});
+    }
+  }
+
+  void reserve() {
+    const int64_t n_atoms = edges_->n_atoms, n_centers = edges_->n_centers, n_edges = edges_->n_edges;
+    edge_.resize(n_edges);
+    last_.resize(n_centers);
+    edge_gradient_.resize(size_t(n_edges) * edge_slots);
+    find_species();
+    densities_.resize(n_radial_blocks_, n_centers, state_slots * n_present_);
+    state_.resize(n_blocks_, n_centers, state_slots);
+    gradient_.resize(n_blocks_, n_centers, state_slots);
+    source_gradient_.resize(n_blocks_, n_layers_ > 1 ? n_atoms : 0, source_slots);
+    for (int l = 0; l < n_layers_; ++l) {
+      kept_[l].resize(n_blocks_, n_centers, kept_slots);
+      sources_[l].resize(n_blocks_, l ? n_atoms : 0, source_slots);
+    }
+    if (!scratch_ || int(scratch_->size()) < n_threads_) {
+      delete scratch_;
+      scratch_ = nullptr;
+      scratch_ = new Items<Features<T>>(n_threads_);
+      for (int k = 0; k < n_threads_; ++k) (*scratch_)[k].resize(n_blocks_, dense_chunk, scratch_slots);
+      counts_.resize(size_t(n_threads_) * (n_species_ + 1));
+    }
+  }
+
+  // Species among the atoms, in their order: place_of_[species] and present_[place].
+  void find_species() {
+    place_of_.resize(n_species_);
+    present_.resize(n_species_);
+    n_present_ = 0;
+    for (int s = 0; s < n_species_; ++s) place_of_[s] = 0;
+    for (int64_t i = 0; i < edges_->n_atoms; ++i) place_of_[edges_->species_idx[i]] = 1;
+    for (int s = 0; s < n_species_; ++s)
+      if (place_of_[s]) present_[n_present_] = s, place_of_[s] = n_present_++;
+  }
+
+  // ---- edges
+
+  void measure_edges(double *atomic_energies, double *gradient) {
+    for_chunks(edges_->n_centers, dense_chunk, [&](const Chunk &chunk) {
+      int32_t *counts = counts_.data() + size_t(omp_get_thread_num()) * (n_species_ + 1);
+      for (int64_t i = chunk.begin; i < chunk.begin + chunk.n; ++i)
+        atomic_energies[i] = measure_centre(i, counts, gradient);
+    });
+  }
+
+  // Edges of one centre within the cutoff, grouped by the species of the neighbor; what is left out has no
+  // gradient. Returns reference energy and repulsion.
+  double measure_centre(int64_t i, int32_t *counts, double *gradient) {
+    const int64_t first = edges_->first_edge[i], end = edges_->first_edge[i + 1];
+    for (int p = 0; p <= n_present_; ++p) counts[p] = 0;
+    for (int64_t k = first; k < end; ++k)
+      if (within(distance(k))) ++counts[1 + place(k)];
+    for (int p = 0; p < n_present_; ++p) counts[p + 1] += counts[p];
+    last_[i] = first + counts[n_present_];
+    double energy = baseline_.reference(edges_->species_idx[i]);
+    for (int64_t k = first; k < end; ++k) {
+      const double r = distance(k);
+      for (int s = 0; s < edge_slots; ++s) edge_gradient_[k * edge_slots + s] = 0;
+      for (int axis = 0; axis < 3; ++axis) gradient[3 * k + axis] = 0.0;
+      if (!within(r)) continue;
+      edge_[first + counts[place(k)]++] = edge_of(k, r);
+      if (!(r >= baseline_.largest_reach())) energy += repulsion(i, k, r, gradient + 3 * k);
+    }
+    return energy;
+  }
+
+  double distance(int64_t k) const {
+    const double *vector = edges_->edge_vectors + 3 * k;
+    return __builtin_sqrt(vector[0] * vector[0] + vector[1] * vector[1] + vector[2] * vector[2]);
+  }
+  // What is not a number stays, to be seen in the results.
+  bool within(double r) const { return !(r >= cutoff_); }
+  int place(int64_t k) const { return place_of_[edges_->species_idx[edges_->neighbor[k]]]; }
+
+  Edge<T> edge_of(int64_t k, double r) const {
+    const double *vector = edges_->edge_vectors + 3 * k, inverse = 1.0 / r;
+    Edge<T> edge;
+    edge.atom = edges_->neighbor[k], edge.row = int32_t(k);
+    radial_.locate(r, &edge.interval, &edge.t);
+    edge.x = T(vector[0] * inverse), edge.y = T(vector[1] * inverse), edge.z = T(vector[2] * inverse);
+    return edge;
+  }
+
+  double repulsion(int64_t i, int64_t k, double r, double *gradient) const {
+    double slope;
+    const int32_t *species = edges_->species_idx;
+    const double energy = baseline_.energy(species[i], species[edges_->neighbor[k]], r, &slope);
+    for (int axis = 0; axis < 3; ++axis) gradient[axis] = slope * edges_->edge_vectors[3 * k + axis] / r;
+    return energy;
+  }
+
+  // Edges by the atom they lead to. With `reverse` they are the reverse of an atom's own edges.
+  void list_incoming() {
+    const EdgeList<T> own{edge_.data(), edges_->first_edge, last_.data()};
+    incoming_list_ = own;
+    if (edges_->reverse) return;
+    const int64_t n_atoms = edges_->n_atoms;
+    incoming_.resize(edges_->n_edges);
+    incoming_first_.resize(n_atoms);
+    incoming_last_.resize(n_atoms);
+    for (int64_t j = 0; j < n_atoms; ++j) incoming_last_[j] = 0;
+    for_own_edges([&](int64_t, const Edge<T> &edge) { ++incoming_last_[edge.atom]; });
+    for (int64_t j = 0, sum = 0; j < n_atoms; ++j) {
+      incoming_first_[j] = sum;
+      sum += incoming_last_[j];
+      incoming_last_[j] = incoming_first_[j];
+    }
+    for_own_edges([&](int64_t i, const Edge<T> &edge) {
+      Edge<T> &copy = incoming_[incoming_last_[edge.atom]++];
+      copy = edge;
+      copy.atom = int32_t(i);
+    });
+    incoming_list_ = {incoming_.data(), incoming_first_.data(), incoming_last_.data()};
+  }
+
+  template <class Work>
+  void for_own_edges(Work work) {
+    for (int64_t i = 0; i < edges_->n_centers; ++i)
+      for (int64_t k = edges_->first_edge[i]; k < last_[i]; ++k) work(i, edge_[k]);
+  }
+
+  // From dE/dt and dE/du to dE/d(edge vector).
+  void add_gradient(double *gradient) {
+    for_chunks(edges_->n_centers, dense_chunk, [&](const Chunk &chunk) {
+      for (int64_t i = chunk.begin; i < chunk.begin + chunk.n; ++i)
+        for (int64_t k = edges_->first_edge[i]; k < last_[i]; ++k) add_edge_gradient(edge_[k], gradient);
+    });
+  }
+
+  void add_edge_gradient(const Edge<T> &edge, double *gradient) const {
+    const T *by = edge_gradient_.data() + size_t(edge.row) * edge_slots;
+    const double unit[3] = {edge.x, edge.y, edge.z}, inverse = 1.0 / distance(edge.row);
+    const double along = by[1] * unit[0] + by[2] * unit[1] + by[3] * unit[2];
+    const double radial = by[0] * radial_.slope_scale() - along * inverse;
+    for (int axis = 0; axis < 3; ++axis)
+      gradient[3 * size_t(edge.row) + axis] += radial * unit[axis] + by[1 + axis] * inverse;
+  }
+
+  // ---- forward
+
+  void forward(const mlffd_exchange *exchange, double *atomic_energies) {
+    sum_densities();
+    for (int l = 0; l < n_layers_; ++l) {
+      if (l) {
+        send(exchange, l);
+        pass_messages(l);
+      }
+      for_chunks(edges_->n_centers, dense_chunk, [&](const Chunk &chunk) {
+        if (l == 0) first_messages(chunk);
+        update(l, chunk);
+        if (l + 1 < n_layers_)
+          prepare_messages(l + 1, chunk);
+        else
+          read_out(chunk, atomic_energies);
+      });
+    }
+  }
+
+  void sum_densities() {
+    for_chunks(edges_->n_centers, edge_chunk, [&](const Chunk &chunk) {
+      for (int b = 0; b < n_radial_blocks_; ++b)
+        for (int64_t i = chunk.begin; i < chunk.begin + chunk.n; ++i)
+          for_species(i, [&](int p, const Edge<T> *edge, const Edge<T> *end) {
+            add_densities(densities_table_.block(b), edge, end, densities_.at(b, i, state_slots * p));
+          });
+    });
+  }
+
+  // Each species that is there, with the edges of centre i that lead to it.
+  template <class Work>
+  void for_species(int64_t i, Work work) {
+    const Edge<T> *edge = edge_.data() + edges_->first_edge[i], *const end = edge_.data() + last_[i];
+    for (int p = 0; p < n_present_; ++p) {
+      const Edge<T> *const begin = edge;
+      while (edge < end && edges_->species_idx[edge->atom] == present_[p]) ++edge;
+      work(p, begin, edge);
+    }
+  }
+
+  void first_messages(const Chunk &chunk) {
+    for (int b = 0; b < n_blocks_; ++b)
+      for (int64_t i = chunk.begin; i < chunk.begin + chunk.n; ++i) {
+        const int species = edges_->species_idx[i];
+        std::memset(state_.at(b, i), 0, sizeof(T) * state_slots * lanes);
+        store(state_.at(b, i), load(embedding_.data() + (species * n_blocks_ + b) * lanes));
+      }
+    for (int p = 0; p < n_present_; ++p)
+      for (int s = 0; s < state_slots; ++s) {
+        const FirstMessage<T> &first = first_[present_[p]];
+        const Dense<T> &dense = (s ? first.to_vectors : first.to_scalars).forward;
+        apply(dense, chunk, densities_, state_slots * p + s, state_, s, true);
+      }
+  }
+
+  // y = x W^T + b, or added to y, for atoms of a chunk; x and y are slots.
+  static void apply(
+      const Dense<T> &dense, const Chunk &chunk, Features<T> &x, int x_slot, Features<T> &y, int y_slot,
+      bool add) {
+    const T *from = x.at(0, &x == chunk.scratch ? 0 : chunk.begin, x_slot);
+    T *to = y.at(0, &y == chunk.scratch ? 0 : chunk.begin, y_slot);
+    dense.apply(from, x.layout(), chunk.n, to, y.layout(), add);
+  }
+
+  // What the atoms of a chunk send in layer l: phi; the vectors are there already.
+  void prepare_messages(int l, const Chunk &chunk) {
+    const PainnLayer<T> &layer = layers_[l];
+    apply(layer.message_in.forward, chunk, state_, 0, *chunk.scratch, hidden, false);
+    activate(chunk, kept_[l], message_slope);
+    for (int k = 0; k < 3; ++k)
+      apply(layer.message_out[k].forward, chunk, *chunk.scratch, hidden, sources_[l], k, false);
+  }
+
+  // SiLU of the hidden slot of the scratch; its derivative is kept.
+  void activate(const Chunk &chunk, Features<T> &kept, int slope_slot) {
+    for (int b = 0; b < n_blocks_; ++b)
+      for (int k = 0; k < chunk.n; ++k) {
+        Vector<T> slope;
+        T *z = chunk.scratch->at(b, k, hidden);
+        store(z, silu<T>(load(z), &slope));
+        store(kept.at(b, chunk.begin + k, slope_slot), slope);
+      }
+  }
+
+  void pass_messages(int l) {
+    for_chunks(edges_->n_centers, edge_chunk, [&](const Chunk &chunk) {
+      for (int b = 0; b < n_blocks_; ++b)
+        for (int64_t i = chunk.begin; i < chunk.begin + chunk.n; ++i) {
+          T *state = state_.at(b, i);
+          const T *own = sources_[l].at(b, i, 3);
+          for (int s = 0; s < 3; ++s) store(state + (1 + s) * lanes, load(own + s * lanes));
+          add_messages(
+              layers_[l].filters.block(b), edge_.data() + edges_->first_edge[i], edge_.data() + last_[i],
+              sources_[l].at(b, 0), state);
+        }
+    });
+  }
+
+  // Eqs. 9 and 10; the new vectors go to what the next layer sends.
+  void update(int l, const Chunk &chunk) {
+    const PainnLayer<T> &layer = layers_[l];
+    Features<T> &kept = kept_[l], &scratch = *chunk.scratch;
+    for (int c = 0; c < 3; ++c) {
+      apply(layer.mix[0].forward, chunk, state_, 1 + c, kept, left + c, false);
+      apply(layer.mix[1].forward, chunk, state_, 1 + c, kept, right + c, false);
+    }
+    take_norms(kept, chunk);
+    apply(layer.update_scalars.forward, chunk, state_, 0, scratch, hidden, false);
+    apply(layer.update_norm.forward, chunk, kept, norm, scratch, hidden, true);
+    activate(chunk, kept, update_slope);
+    const bool last = l + 1 == n_layers_;
+    if (!last) apply(layer.update_out[0].forward, chunk, scratch, hidden, kept, scale_vectors, false);
+    apply(layer.update_out[1].forward, chunk, scratch, hidden, kept, scale_product, false);
+    apply(layer.update_out[2].forward, chunk, scratch, hidden, state_, 0, true);
+    for (int b = 0; b < n_blocks_; ++b)
+      for (int64_t i = chunk.begin; i < chunk.begin + chunk.n; ++i)
+        add_update(state_.at(b, i), kept.at(b, i), last ? nullptr : sources_[l + 1].at(b, i, 3));
+  }
+
+  static Vector<T> dot(const T *a, const T *b) {
+    return load(a) * load(b) + load(a + lanes) * load(b + lanes) + load(a + 2 * lanes) * load(b + 2 * lanes);
+  }
+
+  void take_norms(Features<T> &kept, const Chunk &chunk) {
+    for (int b = 0; b < n_blocks_; ++b)
+      for (int64_t i = chunk.begin; i < chunk.begin + chunk.n; ++i) {
+        T square[lanes], *of_right = kept.at(b, i, right), *root = kept.at(b, i, norm);
+        store(square, dot(of_right, of_right) + T(1e-8));
+        for (int k = 0; k < lanes; ++k) root[k] = __builtin_sqrt(square[k]);
+      }
+  }
+
+  static void add_update(T *state, const T *kept, T *vectors) {
+    const Vector<T> product = dot(kept + left * lanes, kept + right * lanes);
+    store(state, load(state) + load(kept + scale_product * lanes) * product);
+    const Vector<T> scale = load(kept + scale_vectors * lanes);
+    for (int c = 0; vectors && c < 3; ++c)
+      store(vectors + c * lanes, load(state + (1 + c) * lanes) + scale * load(kept + (left + c) * lanes));
+  }
+
+  // Energies, and their gradient with respect to the last scalars.
+  void read_out(const Chunk &chunk, double *atomic_energies) {
+    Features<T> &scratch = *chunk.scratch;
+    apply(readout_.forward, chunk, state_, 0, scratch, hidden, false);
+    for (int k = 0; k < chunk.n; ++k) {
+      Vector<T> sum{};
+      for (int n = 0; n < int(readout_weight_.size()); n += lanes) {
+        Vector<T> slope;
+        T *z = scratch.at(n / lanes, k, hidden);
+        const Vector<T> weight = load(readout_weight_.data() + n);
+        sum += weight * silu<T>(load(z), &slope);
+        store(z, weight * slope);
+      }
+      atomic_energies[chunk.begin + k] += readout_bias_ + double(sum_of<T>(sum));
+    }
+    apply(readout_.backward, chunk, scratch, hidden, gradient_, 0, false);
+  }
+
+  // ---- backward: gradient_ holds that of the state
+
+  void backward(const mlffd_exchange *exchange) {
+    for (int l = n_layers_ - 1; l >= 0; --l) {
+      for_chunks(edges_->n_centers, dense_chunk, [&](const Chunk &chunk) {
+        if (l + 1 < n_layers_) prepare_messages_backward(l + 1, chunk);
+        update_backward(l, chunk);
+        if (l == 0) first_messages_backward(chunk);
+      });
+      if (l) {
+        pass_messages_backward(l);
+        send_backward(exchange);
+      }
+    }
+    sum_densities_backward();
+  }
+
+  void update_backward(int l, const Chunk &chunk) {
+    const PainnLayer<T> &layer = layers_[l];
+    const bool last = l + 1 == n_layers_;
+    Features<T> &kept = kept_[l], &scratch = *chunk.scratch;
+    for_blocks(chunk, [&](int b, int64_t i, T *work) {
+      by_outputs(gradient_.at(b, i), kept.at(b, i), work, last);
+    });
+    apply(layer.update_out[2].backward, chunk, gradient_, 0, scratch, hidden, false);
+    apply(layer.update_out[1].backward, chunk, scratch, by_product, scratch, hidden, true);
+    if (!last) apply(layer.update_out[0].backward, chunk, scratch, by_vectors, scratch, hidden, true);
+    times_slope(chunk, kept, update_slope);
+    apply(layer.update_norm.backward, chunk, scratch, hidden, scratch, by_norm, false);
+    for_blocks(chunk, [&](int b, int64_t i, T *work) {
+      by_mixed(gradient_.at(b, i), kept.at(b, i), work, last);
+    });
+    apply(layer.update_scalars.backward, chunk, scratch, hidden, gradient_, 0, true);
+    for (int c = 0; c < 3; ++c) {
+      apply(layer.mix[0].backward, chunk, scratch, by_left + c, gradient_, 1 + c, !last);
+      apply(layer.mix[1].backward, chunk, scratch, by_right + c, gradient_, 1 + c, true);
+    }
+  }
+
+  template <class Work>
+  void for_blocks(const Chunk &chunk, Work work) {
+    for (int b = 0; b < n_blocks_; ++b)
+      for (int k = 0; k < chunk.n; ++k) work(b, chunk.begin + k, chunk.scratch->at(b, k));
+  }
+
+  // Gradients of scale_product and scale_vectors.
+  static void by_outputs(const T *g, const T *kept, T *work, bool last) {
+    store(work + by_product * lanes, load(g) * dot(kept + left * lanes, kept + right * lanes));
+    if (!last) store(work + by_vectors * lanes, dot(g + lanes, kept + left * lanes));
+  }
+
+  // Gradients of left and right.
+  static void by_mixed(const T *g, const T *kept, T *work, bool last) {
+    const Vector<T> on_product = load(g) * load(kept + scale_product * lanes);
+    const Vector<T> on_right = load(work + by_norm * lanes) / load(kept + norm * lanes);
+    for (int c = 0; c < 3; ++c) {
+      const Vector<T> l = load(kept + (left + c) * lanes), r = load(kept + (right + c) * lanes);
+      Vector<T> on_left = on_product * r;
+      if (!last) on_left += load(kept + scale_vectors * lanes) * load(g + (1 + c) * lanes);
+      store(work + (by_left + c) * lanes, on_left);
+      store(work + (by_right + c) * lanes, on_product * l + on_right * r);
+    }
+  }
+
+  void times_slope(const Chunk &chunk, Features<T> &kept, int slope_slot) {
+    for_blocks(chunk, [&](int b, int64_t i, T *work) {
+      store(work + hidden * lanes, load(work + hidden * lanes) * load(kept.at(b, i, slope_slot)));
+    });
+  }
+
+  void pass_messages_backward(int l) {
+    const T sign = edges_->reverse ? T(-1) : T(1);
+    for_chunks(edges_->n_atoms, edge_chunk, [&](const Chunk &chunk) {
+      for (int b = 0; b < n_blocks_; ++b)
+        for (int64_t j = chunk.begin; j < chunk.begin + chunk.n; ++j)
+          gather_gradient(
+              layers_[l].filters.block(b), incoming_list_.edge + incoming_list_.first[j],
+              incoming_list_.edge + incoming_list_.last[j], sign, gradient_.at(b, 0), sources_[l].at(b, j),
+              source_gradient_.at(b, j), edge_gradient_.data());
+    });
+  }
+
+  void prepare_messages_backward(int l, const Chunk &chunk) {
+    const PainnLayer<T> &layer = layers_[l];
+    Features<T> &scratch = *chunk.scratch;
+    for (int k = 0; k < 3; ++k)
+      apply(layer.message_out[k].backward, chunk, source_gradient_, k, scratch, hidden, k > 0);
+    times_slope(chunk, kept_[l], message_slope);
+    apply(layer.message_in.backward, chunk, scratch, hidden, gradient_, 0, true);
+    for_blocks(chunk, [&](int b, int64_t i, T *) {
+      T *g = gradient_.at(b, i, 1);
+      const T *gathered = source_gradient_.at(b, i, 3);
+      for (int c = 0; c < 3; ++c) store(g + c * lanes, load(g + c * lanes) + load(gathered + c * lanes));
+    });
+  }
+
+  void first_messages_backward(const Chunk &chunk) {
+    for (int p = 0; p < n_present_; ++p)
+      for (int s = 0; s < state_slots; ++s) {
+        const FirstMessage<T> &first = first_[present_[p]];
+        const Dense<T> &dense = (s ? first.to_vectors : first.to_scalars).backward;
+        apply(dense, chunk, gradient_, s, densities_, state_slots * p + s, false);
+      }
+  }
+
+  // densities_ holds the gradient now
+  void sum_densities_backward() {
+    for_chunks(edges_->n_centers, edge_chunk, [&](const Chunk &chunk) {
+      for (int b = 0; b < n_radial_blocks_; ++b)
+        for (int64_t i = chunk.begin; i < chunk.begin + chunk.n; ++i)
+          for_species(i, [&](int p, const Edge<T> *edge, const Edge<T> *end) {
+            add_densities_backward(
+                densities_table_.block(b), edge, end, densities_.at(b, i, state_slots * p),
+                edge_gradient_.data());
+          });
+    });
+  }
+
+  // ---- ghosts
+
+  void send(const mlffd_exchange *exchange, int l) {
+    if (!exchange) return;
+    copy_rows(sources_[l], 0, edges_->n_centers, true);
+    exchange->forward(exchange->context, rows_.data(), row_size(), int(sizeof(T)));
+    copy_rows(sources_[l], edges_->n_centers, edges_->n_atoms, false);
+  }
+
+  void send_backward(const mlffd_exchange *exchange) {
+    if (!exchange) return;
+    copy_rows(source_gradient_, 0, edges_->n_atoms, true);
+    exchange->reverse(exchange->context, rows_.data(), row_size(), int(sizeof(T)));
+    copy_rows(source_gradient_, 0, edges_->n_centers, false);
+  }
+
+  int row_size() const { return n_blocks_ * source_slots * lanes; }
+
+  // Between features and the rows that are exchanged.
+  void copy_rows(Features<T> &features, int64_t begin, int64_t end, bool to_rows) {
+    const size_t of_block = source_slots * lanes;
+    rows_.resize(size_t(edges_->n_atoms) * row_size());
+    for (int b = 0; b < n_blocks_; ++b)
+      for (int64_t i = begin; i < end; ++i) {
+        T *row = rows_.data() + i * row_size() + b * of_block, *here = features.at(b, i);
+        std::memcpy(to_rows ? row : here, to_rows ? here : row, of_block * sizeof(T));
+      }
+  }
+
+  int n_species_, features_, n_layers_, n_blocks_ = 0, n_radial_blocks_ = 0;
+  double cutoff_;
+  Baseline baseline_;
+  RadialPieces<T> radial_;
+  Table<T, 1> densities_table_;
+  Items<PainnLayer<T>> layers_;
+  Items<FirstMessage<T>> first_;
+  Array<T> embedding_, readout_weight_;
+  Linear<T> readout_;
+  double readout_bias_ = 0.0;
+
+  // of the evaluation at hand
+  const mlffd_edges *edges_ = nullptr;
+  int n_threads_ = 1, n_present_ = 0;
+  Array<int32_t> place_of_, present_, counts_;
+  Array<Edge<T>> edge_, incoming_;
+  Array<int64_t> last_, incoming_first_, incoming_last_;
+  EdgeList<T> incoming_list_{};
+  Array<T> edge_gradient_, rows_;
+  Features<T> densities_, state_, gradient_, source_gradient_;
+  Items<Features<T>> kept_, sources_;
+  Items<Features<T>> *scratch_ = nullptr;
+};
+
+}  // namespace MLFFD_ISA
+}  // namespace mlffd
