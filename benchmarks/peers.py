@@ -22,10 +22,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ase import Atoms, units
+from ase import Atoms
 from ase.build import bulk
 from ase.io import read
-from ase.md.verlet import VelocityVerlet
 from harness import (
     RESULTS,
     BenchmarkError,
@@ -38,9 +37,9 @@ from harness import (
     write_results,
 )  # fmt: skip
 from ns_per_day import TIME_STEP, TOLERANCE, WATER, box_facts
-from routes import TEMPERATURE, Plan, run_lmp
+from routes import Plan, run_lmp, trajectory
 
-from mlffd import Calculator, Engine
+from mlffd import Engine
 from mlffd.bundle import locate_bundle, write_bundle
 from mlffd.errors import MlffdError
 from mlffd.neighbors import neighbor_list
@@ -118,7 +117,7 @@ def measure(options) -> dict:
     results = {"question": __doc__.splitlines()[0], **facts(), "box": box_facts(water), "rows": []}
     with tempfile.TemporaryDirectory(prefix="mlffd-") as name:
         folder = Path(name)
-        frames = trajectory(water, options.frames, options.backend)
+        frames = trajectory(water, options.frames, TIME_STEP, options.backend)
         for key in options.only:
             load = load_average()
             row = {"peer": key, "label": PEERS[key].label}
@@ -133,19 +132,6 @@ def measure(options) -> dict:
 
 class PeerNotRun(BenchmarkError):
     """A force field could not be run here."""
-
-
-def trajectory(atoms: Atoms, n_frames: int, backend: str) -> np.ndarray:
-    """Positions (n_frames, n_atoms, 3) in Å of constant-energy dynamics, a time step apart."""
-    atoms = atoms.copy()
-    spread = np.sqrt(units.kB * TEMPERATURE * atoms.get_masses())[:, None]
-    atoms.set_momenta(spread * np.random.default_rng(1).normal(size=(len(atoms), 3)))
-    atoms.calc = Calculator("water", backend=backend)
-    frames = []
-    dynamics = VelocityVerlet(atoms, timestep=TIME_STEP * units.fs)
-    dynamics.attach(lambda: frames.append(atoms.positions.copy()))
-    dynamics.run(n_frames - 1)
-    return np.array(frames)
 
 
 def timed(key: str, folder: Path, water: Atoms, frames: np.ndarray, options) -> dict:

@@ -18,6 +18,7 @@ from ase.io.lammpsdata import write_lammps_data
 from ase.md.verlet import VelocityVerlet
 from harness import BenchmarkError, last_line, program, repetition_means, run_program, time_steps
 
+from mlffd import Calculator
 from mlffd.drivers.lammps_mliap import export
 from mlffd.units import HARTREE
 
@@ -56,14 +57,31 @@ class Outcome:
 
 def run_ase(plan: Plan, calculator) -> Outcome:
     """Velocity Verlet in this process, with any ASE calculator."""
-    atoms = plan.atoms.copy()
-    spread = np.sqrt(units.kB * TEMPERATURE * atoms.get_masses())[:, None]
-    atoms.set_momenta(spread * np.random.default_rng(1).normal(size=(len(atoms), 3)))
+    atoms = thermal(plan.atoms)
     atoms.calc = calculator
     first_energy = atoms.get_potential_energy()
     dynamics = VelocityVerlet(atoms, timestep=plan.time_step * units.fs)
     seconds = time_steps(lambda: dynamics.run(1), lambda: atoms.positions, *plan.series)
     return Outcome(seconds, float(first_energy), "wall clock around each step")
+
+
+def thermal(atoms: Atoms) -> Atoms:
+    """A copy whose momenta are drawn for TEMPERATURE; always the same ones."""
+    atoms = atoms.copy()
+    spread = np.sqrt(units.kB * TEMPERATURE * atoms.get_masses())[:, None]
+    atoms.set_momenta(spread * np.random.default_rng(1).normal(size=(len(atoms), 3)))
+    return atoms
+
+
+def trajectory(atoms: Atoms, n_frames: int, time_step: float, backend: str = "auto") -> np.ndarray:
+    """Positions (n_frames, n_atoms, 3) in Å of the shipped student's dynamics, ``time_step`` fs apart."""
+    atoms = thermal(atoms)
+    atoms.calc = Calculator("water", backend=backend)
+    frames = []
+    dynamics = VelocityVerlet(atoms, timestep=time_step * units.fs)
+    dynamics.attach(lambda: frames.append(atoms.positions.copy()))
+    dynamics.run(n_frames - 1)
+    return np.array(frames)
 
 
 IPI_INPUT = """

@@ -18,6 +18,7 @@ from mlffd.students import build_student
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))  # as for `python benchmarks/ns_per_day.py`
 
+import cpu_kernels  # noqa: E402
 import harness  # noqa: E402
 import ns_per_day  # noqa: E402
 import one_peer  # noqa: E402
@@ -176,7 +177,7 @@ def test_missing_student(benchmark, capsys):
     assert "no student bundle at nowhere.mlffd" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("script", [ns_per_day, peers])
+@pytest.mark.parametrize("script", [cpu_kernels, ns_per_day, peers])
 def test_the_committed_page_is_that_of_the_committed_numbers(script):
     path = harness.RESULTS / f"{script.__name__}.json"
     if not path.exists():
@@ -223,7 +224,7 @@ def test_peers_that_fail_say_why(compare, monkeypatch):
 
 
 def test_a_peer_that_answers_from_a_cache_is_noticed(compare, monkeypatch, capsys):
-    still = np.repeat(peers.trajectory(peers.read(peers.WATER), 1, "reference"), 8, axis=0)
+    still = np.repeat(peers.trajectory(peers.read(peers.WATER), 1, 0.5, "reference"), 8, axis=0)
     monkeypatch.setattr(peers, "trajectory", lambda *args: still)
     status, results, _ = compare("--only", "student")
     assert (status, results) == (1, None)
@@ -250,6 +251,90 @@ def test_made_up_nep_is_of_the_size_its_header_says():
     assert header.startswith("nep4 2 O H\n")
     network, expansion, scales = 2 * (30 + 2) * 30 + 1, 4 * (5 * 9 + 5 * 9), 30
     assert len(numbers.split()) == network + expansion + scales
+
+
+@pytest.mark.parametrize(
+    ("name", "neighbors", "megaflop"),
+    # the limits of the students as they were stated: 0.23; 0.42 dense and 0.35 of edges; 2.65 and 1.19
+    [("local", 70, 0.23), ("painn-64", 52, 0.42 + 0.35), ("painn-128", 52, 2.65 + 1.19)],
+)
+def test_flop_are_those_of_the_stated_limits(name, neighbors, megaflop):
+    flop = cpu_kernels.flop_per_atom(cpu_kernels.STUDENTS[name], neighbors)
+    assert flop == pytest.approx(1e6 * megaflop, rel=0.02)
+
+
+def test_time_inside_a_phase_counts_once(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(cpu_kernels.time, "process_time", lambda: now[0])
+    taken, running = {}, []
+
+    def spend(seconds):
+        now[0] += seconds
+
+    inner = cpu_kernels.watch(spend, "inner", taken, running)
+    outer = cpu_kernels.watch(lambda: (spend(1.0), inner(4.0), inner(2.0)), "outer", taken, running)
+    outer()
+    outer()
+    assert taken == {"inner": 12.0, "outer": 2.0}
+    assert running == []
+
+
+@pytest.fixture
+def quick_kernels(tmp_path, monkeypatch):
+    """A function that runs cpu_kernels on 192 atoms: exit status, JSON and page (None if there are none)."""
+    if not cpu_kernels.cpu.is_compiled():
+        pytest.skip("the CPU kernels are not compiled")
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MLFFD_THREADS"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setattr(cpu_kernels, "PEAK_SIZE", 64)
+
+    def run(*options):
+        output = tmp_path / "kernels.json"
+        quick = ["--quick", "--sizes", "192", "--only", "local", "--output", str(output)]
+        status = cpu_kernels.main([*quick, *options])
+        if not output.exists():
+            return status, None, None
+        return status, json.loads(output.read_text()), output.with_suffix(".md").read_text()
+
+    return run
+
+
+def test_kernels_beside_the_reference(quick_kernels):
+    status, results, page = quick_kernels("--backends", "eager", "cpu")
+    assert status == 0
+    eager, kernel = results["rows"]
+    assert eager["neighbors"] == kernel["neighbors"] == pytest.approx(70, abs=5)
+    assert {"graph", "student"} <= set(eager["phase_cpu_seconds_per_step"])
+    assert {"kernel", "force sums"} <= set(kernel["phase_cpu_seconds_per_step"])
+    for row in (eager, kernel):
+        assert row["checked_against"] == "reference, float64"
+        assert len(row["seconds_per_step"]) == len(row["cpu_seconds_per_step"]) == 2
+        phases = np.sum(list(row["phase_cpu_seconds_per_step"].values()), axis=0)
+        assert (phases <= row["cpu_seconds_per_step"]).all()  # nothing is counted twice
+    assert cpu_kernels.ratio(kernel, results["rows"], "compiled") is None
+    assert page == cpu_kernels.markdown(results)
+    assert "times eager" in page
+
+
+def test_kernels_that_are_wrong_are_not_timed(quick_kernels, monkeypatch, capsys):
+    right = cpu_kernels.cpu.CpuKernel.evaluate
+
+    def wrong(*arguments, **options):
+        energies, gradient = right(*arguments, **options)
+        return energies, gradient * 1.001
+
+    monkeypatch.setattr(cpu_kernels.cpu.CpuKernel, "evaluate", wrong)
+    status, results, _ = quick_kernels("--backends", "cpu")
+    assert (status, results) == (1, None)
+    assert "off float64" in capsys.readouterr().err
+
+
+def test_what_needs_too_much_memory_is_said(quick_kernels, monkeypatch):
+    monkeypatch.setattr(cpu_kernels, "timed", lambda *args: torch.empty(10**15))
+    status, results, page = quick_kernels("--backends", "eager")
+    assert status == 0
+    assert "allocate" in results["rows"][0]["not_run"]
+    assert "not run" in page
 
 
 @pytest.mark.slow
