@@ -7,7 +7,7 @@ __all__ = ["Calculator", "Engine", "MlffdError", "load"]
 HOMES = {"Calculator": "mlffd.drivers.ase_calculator", "Engine": "mlffd.engine", "MlffdError": "mlffd.errors"}
 
 
-def load(path_or_name, device: str = "cpu", dtype: str = "float32", backend: str = "reference"):
+def load(path_or_name, device: str = "cpu", dtype: str = "float32", backend: str = "auto"):
     """An ``Engine`` for a bundle file, or for a student shipped with mlffd by its name, such as ``water``."""
     return __getattr__("Engine")(path_or_name, device=device, dtype=dtype, backend=backend)
 

@@ -12,17 +12,17 @@ import torch
 from ase import Atoms
 from ase.data import chemical_symbols
 
-from mlffd import graph as graphs
 from mlffd.bundle import Bundle, read_bundle
 from mlffd.errors import ConfigError, NonFinitePositionsError, NonFiniteResultError, StructureError
-from mlffd.graph import Graph
+from mlffd.graph import Graph, from_edges
 from mlffd.kernels import cpu
-from mlffd.neighbors import neighbor_list
+from mlffd.neighbors import Edges, NeighborList, NeighborLists
 from mlffd.predict import StructurePrediction, array, pair_gradient, predict
 from mlffd.students.student import Student, check_species
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 BACKENDS = ("reference", "cpu")
+SKIN = 0.7  # Å; lists of liquid water then last 7 fs, and cost as much to build as longer edges to pass over
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
@@ -36,6 +36,10 @@ class Engine:
         backend: ``cpu``, fused C++ kernels; ``reference``, plain PyTorch, on any device; ``auto``, the first
             of these that can run the student on the device.
         max_batch_atoms: structures are evaluated together up to so many atoms; more are split into chunks.
+        skin: in Å. Neighbor lists reach so much farther than the cutoff, and are used again until an atom has
+            moved by half of it; 0 builds them anew each time. Results do not depend on it.
+
+    Threads may share an engine.
 
     Raises:
         BundleError: the bundle cannot be read.
@@ -50,11 +54,14 @@ class Engine:
         dtype: str = "float32",
         backend: str = "auto",
         max_batch_atoms: int = 2048,
+        skin: float = SKIN,
     ):
         if dtype not in DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
         if backend not in ("auto", *BACKENDS):
             raise ConfigError(f"backend must be auto or one of {', '.join(BACKENDS)}, not {backend!r}")
+        if not 0 <= skin < np.inf:
+            raise ConfigError(f"skin must be 0 Å or more, not {skin!r}")
         if isinstance(source, str | Path):
             source = read_bundle(source)
         if not isinstance(source, Bundle | Student):
@@ -69,6 +76,7 @@ class Engine:
         self.backend = best_backend(student, self.device) if backend == "auto" else backend
         if self.backend == "cpu" and self.device.type != "cpu":
             raise ConfigError(f"the backend cpu does not run on {device}; use auto or reference there")
+        self.neighbor_lists = NeighborLists(self.cutoff, skin)
         self.kernel = cpu.CpuKernel(student, dtype) if self.backend == "cpu" else None
         self._index_of_number = np.full(len(chemical_symbols), -1, dtype=np.int32)
         self._index_of_number[list(self.species)] = np.arange(len(self.species))
@@ -85,7 +93,7 @@ class Engine:
         structures = [structures] if isinstance(structures, Atoms) else list(structures)
         predictions = []
         for chunk in chunks(structures, self.max_batch_atoms):
-            predictions += self._predict(chunk, structures)
+            predictions += self._predict(chunk, len(predictions), len(structures))
         for k, prediction in enumerate(predictions):
             if not (np.isfinite(prediction.energy) and np.isfinite(prediction.forces).all()):
                 raise NonFiniteResultError(
@@ -94,46 +102,46 @@ class Engine:
                 )
         return predictions
 
-    def _predict(self, chunk: list[Atoms], structures: Sequence[Atoms]) -> list[StructurePrediction]:
-        """Evaluate ``chunk`` in one go; errors say which of ``structures`` it was where there are several."""
-        parts = []
-        for atoms in chunk:
-            try:
-                check_species(atoms.numbers.tolist(), self.species)
-                parts.append(self._part(atoms))
-            except StructureError as error:
-                if len(structures) == 1:
-                    raise
-                k = next(k for k, structure in enumerate(structures) if structure is atoms)
-                raise type(error)(f"structure {k}: {error}") from error
-        if self.kernel is None:
-            return predict(self.student, graphs.batch(parts)).split()
-        return self._predict_on_cpu(chunk, parts)
-
-    def _part(self, atoms: Atoms):
-        if self.kernel is None:
-            return graphs.from_atoms(atoms, self.cutoff, DTYPES[self.dtype], self.device)
-        return neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, self.cutoff)
-
-    def _predict_on_cpu(self, chunk: list[Atoms], lists: list) -> list[StructurePrediction]:
-        first_atom = np.cumsum([0] + [len(atoms) for atoms in chunk])
+    def _predict(self, chunk: list[Atoms], start: int, n_structures: int) -> list[StructurePrediction]:
+        """Evaluate ``chunk`` in one go: structures ``start`` and on of ``n_structures``."""
+        found = [self._find_list(atoms, start + k, n_structures) for k, atoms in enumerate(chunk)]
+        edges = self.neighbor_lists.join([one for one, _ in found])
+        positions = np.concatenate([followed for _, followed in found])
         numbers = np.concatenate([atoms.numbers for atoms in chunk])
-        i = np.concatenate([edge_index[0] + k for (edge_index, _, _), k in zip(lists, first_atom)])
-        neighbor = np.concatenate([edge_index[1] + k for (edge_index, _, _), k in zip(lists, first_atom)])
-        vectors = np.concatenate([edge_vectors for _, edge_vectors, _ in lists])
-        first_edge = first_edges(i, len(numbers))
-        neighbor = neighbor.astype(np.int32)
-        energies, gradient = self._evaluate_on_cpu(numbers, first_edge, neighbor, vectors)
-        forces, virials = cpu.sum_forces(first_atom, first_edge, neighbor, vectors, gradient)
+        cells = np.stack([atoms.cell.array for atoms in chunk])
+        periodic = np.array([atoms.pbc for atoms in chunk]).all(axis=1)
+        volumes = np.where(periodic, np.abs(np.linalg.det(cells)), np.nan)
+        if self.kernel is not None:
+            return self._predict_on_cpu(numbers, edges, positions, cells, volumes)
+        vectors = edges.vectors(positions, cells)
+        graph = from_edges(edges, vectors, numbers, volumes, self.cutoff, DTYPES[self.dtype], self.device)
+        return predict(self.student, graph).split()
+
+    def _find_list(self, atoms: Atoms, place: int, n_structures: int) -> tuple[NeighborList, np.ndarray]:
+        """A neighbor list, and the positions to use with it; errors say which structure of several it was."""
+        try:
+            self._species_idx(atoms.numbers)
+            return self.neighbor_lists.find(atoms.positions, atoms.cell.array, atoms.pbc, place)
+        except StructureError as error:
+            if n_structures == 1:
+                raise
+            raise type(error)(f"structure {place}: {error}") from error
+
+    def _predict_on_cpu(
+        self, numbers: np.ndarray, edges: Edges, positions: np.ndarray, cells: np.ndarray, volumes: np.ndarray
+    ) -> list[StructurePrediction]:
+        """Predictions from arrays of all structures; ``volumes`` as in ``Graph``."""
+        csr = edges.first_atom, edges.first_edge, edges.neighbor
+        vectors = cpu.edge_vectors(*csr, edges.cell_shifts, positions, cells)
+        energies, gradient = self._evaluate_on_cpu(numbers, *csr[1:], vectors, edges.reverse)
+        forces, virials = cpu.sum_forces(*csr, vectors, gradient)
+        stresses = -virials / volumes[:, None, None]
+        ends = edges.first_atom.tolist()
         return [
             StructurePrediction(
-                energy=float(energies[a:b].sum()),
-                atomic_energies=energies[a:b],
-                forces=forces[a:b],
-                virial=virial,
-                stress=-virial / (atoms.get_volume() if atoms.pbc.all() else np.nan),
+                float(energies[start:end].sum()), energies[start:end], forces[start:end], virial, stress
             )
-            for atoms, a, b, virial in zip(chunk, first_atom, first_atom[1:], virials)
+            for start, end, virial, stress in zip(ends, ends[1:], virials, stresses)
         ]
 
     def _species_idx(self, atomic_numbers: np.ndarray) -> np.ndarray:
@@ -143,12 +151,13 @@ class Engine:
             check_species(np.asarray(atomic_numbers).tolist(), self.species)
         return index
 
-    def _evaluate_on_cpu(self, atomic_numbers, first_edge, neighbor, edge_vectors):
+    def _evaluate_on_cpu(self, atomic_numbers, first_edge, neighbor, edge_vectors, reverse=None):
         return self.kernel.evaluate(
             self._species_idx(atomic_numbers),
             first_edge,
             neighbor,
             edge_vectors,
+            reverse,
             n_threads=torch.get_num_threads(),
         )
 

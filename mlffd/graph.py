@@ -8,7 +8,7 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
-from mlffd.neighbors import neighbor_list
+from mlffd.neighbors import Edges, build
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,40 @@ def from_atoms(
     Raises:
         StructureError: see ``mlffd.neighbors.neighbor_list``.
     """
-    edge_index, edge_vectors, _ = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, cutoff)
-    volume = abs(np.linalg.det(atoms.cell.array)) if atoms.pbc.all() else np.nan
+    one = build(atoms.positions, atoms.cell.array, atoms.pbc, cutoff)
+    vectors = one.edges.vectors(one.positions, one.cell[None])
+    volume = abs(np.linalg.det(one.cell)) if one.pbc.all() else np.nan
+    return from_edges(one.edges, vectors, atoms.numbers, np.array([volume]), cutoff, dtype, device)
+
+
+def from_edges(
+    edges: Edges,
+    edge_vectors: np.ndarray,
+    atomic_numbers: np.ndarray,
+    volumes: np.ndarray,
+    cutoff: float,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> Graph:
+    """The graph of structures whose edges are known; those that reach the cutoff or beyond are left out.
+
+    Args:
+        edges: of all structures.
+        edge_vectors: (n_edges, 3) float64 in Å.
+        atomic_numbers: (n_atoms,).
+        volumes: (n_systems,) in Å^3, nan where not periodic in three directions.
+    """
+    near = np.flatnonzero(np.einsum("ij,ij->i", edge_vectors, edge_vectors) < cutoff**2)
+    edge_index = np.stack([edges.center.take(near), edges.neighbor.take(near)])
+    system_idx = np.repeat(np.arange(edges.n_systems), np.diff(edges.first_atom))
     return Graph(
-        atomic_numbers=torch.as_tensor(atoms.numbers, dtype=torch.int64, device=device),
-        edge_index=torch.as_tensor(edge_index, device=device),
-        edge_vectors=torch.as_tensor(edge_vectors, dtype=dtype, device=device),
-        system_idx=torch.zeros(len(atoms), dtype=torch.int64, device=device),
-        n_systems=1,
-        volume=torch.tensor([volume], dtype=torch.float64, device=device),
-        n_centers=len(atoms),
+        atomic_numbers=torch.as_tensor(atomic_numbers, dtype=torch.int64, device=device),
+        edge_index=torch.as_tensor(edge_index, dtype=torch.int64, device=device),
+        edge_vectors=torch.as_tensor(edge_vectors.take(near, axis=0), dtype=dtype, device=device),
+        system_idx=torch.as_tensor(system_idx, dtype=torch.int64, device=device),
+        n_systems=edges.n_systems,
+        volume=torch.as_tensor(volumes, device=device),
+        n_centers=edges.n_atoms,
     )
 
 

@@ -209,7 +209,7 @@ def build(
     positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float, skin: float = 0.0
 ) -> NeighborList:
     """The neighbor list of one structure; arguments and errors are those of ``neighbor_list``."""
-    positions = np.array(positions, dtype=np.float64)
+    positions = np.array(positions, dtype=np.float64, order="C")
     cell = np.array(cell, dtype=np.float64).reshape(3, 3)
     pbc = np.array(np.broadcast_to(np.asarray(pbc, dtype=bool), (3,)))
     i, j, cell_shifts = half_list(positions, cell, pbc, cutoff + skin)
@@ -302,7 +302,7 @@ class NeighborLists:
         """A list that covers a structure, built if there is none.
 
         Args:
-            positions: (n_atoms, 3) float64 in Å, wrapped or not.
+            positions: (n_atoms, 3) in Å, wrapped or not.
             cell: (3, 3) float64 in Å, rows are lattice vectors.
             pbc: (3,) booleans.
             place: which of several structures it is; the list last found for this place is tried first.
@@ -313,6 +313,7 @@ class NeighborLists:
         Raises:
             StructureError: see ``neighbor_list``.
         """
+        positions = np.ascontiguousarray(positions, dtype=np.float64)
         if self.skin == 0:
             self.n_builds += 1
             return build(positions, cell, pbc, self.cutoff), positions

@@ -4,18 +4,33 @@ fresh ones."""
 
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import contract
 import numpy as np
 import pytest
-from ase import Atoms
+import torch
+from ase import Atoms, units
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from ase.md.verlet import VelocityVerlet
 from ase.neighborlist import neighbor_list as ase_neighbor_list
 
 from mlffd import neighbors
-from mlffd.errors import EmptyStructureError, NonFinitePositionsError, ScatteredAtomsError, SingularCellError
+from mlffd.drivers.ase_calculator import Calculator
+from mlffd.drivers.ipi_client import read_template
+from mlffd.engine import BACKENDS, SKIN, Engine
+from mlffd.errors import (
+    ConfigError,
+    EmptyStructureError,
+    NonFinitePositionsError,
+    ScatteredAtomsError,
+    SingularCellError,
+)
+from mlffd.kernels import cpu
 from mlffd.neighbors import NeighborLists, build, neighbor_list, stable_order
+from mlffd.students import build_student
 
 CUTOFF = 3.7
-SKIN = 0.6
 DIRECTIONS = [(1, 1, 1), (1, 1, 0), (0, 1, 0), (0, 0, 0)]
 
 
@@ -159,8 +174,11 @@ class Walk:
         for _ in range(n_steps):
             self.take(*changes)
 
-    def take(self, *changes: str) -> None:
+    def change(self, *changes: str) -> None:
         getattr(self, self.rng.choice(changes))()
+
+    def take(self, *changes: str) -> None:
+        self.change(*changes)
         one, positions = self.lists.find(self.atoms.positions, self.atoms.cell.array, self.atoms.pbc)
         vectors = one.edges.vectors(positions, self.atoms.cell.array[None])
         near = (vectors**2).sum(1) < CUTOFF**2
@@ -322,3 +340,86 @@ def built(atoms: Atoms):
 
 def find(lists: NeighborLists, atoms: Atoms, place: int = 0):
     return lists.find(atoms.positions, atoms.cell.array, atoms.pbc, place)[0]
+
+
+@pytest.fixture(params=BACKENDS)
+def engine_of_skin(request):
+    """Makes engines of one random student that differ in their skin."""
+    if request.param == "cpu" and not (cpu.is_compiled() and "local" in cpu.FAMILIES):
+        pytest.skip("the CPU kernels are not compiled")
+    torch.manual_seed(0)
+    small = {"l_max": 1, "channels": 4, "n_radial": 4, "hidden": [8]}
+    student = build_student({"family": "local", "species": [1, 8], "cutoff": CUTOFF, **small})
+    return lambda skin: Engine(student, dtype="float64", backend=request.param, skin=skin)
+
+
+@pytest.mark.parametrize("pbc", DIRECTIONS, ids=name_of)
+def test_predictions_do_not_depend_on_what_came_before(engine_of_skin, pbc):
+    kept, fresh = engine_of_skin(SKIN), engine_of_skin(0.0)
+    walks = [Walk(seed, pbc, 5.0, n_atoms) for seed, n_atoms in enumerate([9, 3, 1, 9])]
+    for step in range(40):
+        for walk in walks:
+            walk.change(*SMALL_STEPS, *["replace"] * (step % 10 == 9))
+            walk.atoms.numbers[walk.rng.integers(len(walk.atoms))] = walk.rng.choice([1, 8])
+        if step % 7 == 6:
+            walks = walks[1:] + walks[:1]
+        structures = [walk.atoms for walk in walks]
+        for one, other in zip(kept.evaluate(structures), fresh.evaluate(structures), strict=True):
+            contract.close(one, other)
+    assert fresh.neighbor_lists.n_builds == 160
+    assert kept.neighbor_lists.n_builds < 80
+
+
+def test_water_builds_a_list_every_dozen_steps():
+    atoms = read_template(Path(__file__).parents[1] / "ipi_inputs/water64.xyz")
+    atoms.calc = Calculator("water")
+    MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=np.random.default_rng(0))
+    VelocityVerlet(atoms, 0.5 * units.fs).run(50)
+    assert 2 <= atoms.calc.engine.neighbor_lists.n_builds <= 8
+
+
+def test_beads_share_lists(engine_of_skin):
+    rng, box = np.random.default_rng(0), random_atoms(0, True, 30, 9.0)
+    beads = [box.copy() for _ in range(32)]
+    for bead in beads:
+        bead.positions += rng.normal(0, 0.06, (30, 3))
+    engine = engine_of_skin(SKIN)
+    for _ in range(3):
+        for bead in beads:
+            bead.positions += rng.normal(0, 0.005, (30, 3))
+        engine.evaluate(beads)
+    assert engine.neighbor_lists.n_builds <= 12
+
+
+def test_a_bad_structure_is_named_though_a_list_is_there(engine_of_skin):
+    engine, structures = engine_of_skin(SKIN), [random_atoms(seed, True) for seed in range(3)]
+    engine.evaluate(structures)
+    structures[1].positions[2] = np.nan
+    with pytest.raises(NonFinitePositionsError, match="structure 1: position of atom 2 is not finite"):
+        engine.evaluate(structures)
+
+
+@pytest.mark.parametrize("skin", [-0.1, np.nan, np.inf])
+def test_a_skin_must_be_a_length(engine_of_skin, skin):
+    with pytest.raises(ConfigError, match="skin must be"):
+        engine_of_skin(skin)
+
+
+@pytest.mark.skipif(not cpu.is_compiled(), reason="the CPU kernels are not compiled")
+def test_compiled_vectors_and_forces_are_those_of_numpy():
+    structures = [random_atoms(seed, pbc) for seed, pbc in enumerate(DIRECTIONS)]
+    edges = NeighborLists(CUTOFF, SKIN).join([built(atoms) for atoms in structures])
+    positions = np.concatenate([atoms.positions for atoms in structures])
+    cells = np.stack([atoms.cell.array for atoms in structures])
+    csr = edges.first_atom, edges.first_edge, edges.neighbor
+    vectors = cpu.edge_vectors(*csr, edges.cell_shifts, positions, cells)
+    assert np.array_equal(vectors[edges.reverse], -vectors)  # to the last bit
+    np.testing.assert_allclose(vectors, edges.vectors(positions, cells), rtol=0, atol=1e-13)
+    gradient = np.random.default_rng(0).normal(size=vectors.shape)
+    forces, virials = cpu.sum_forces(*csr, vectors, gradient)
+    expected = np.zeros_like(positions)
+    np.add.at(expected, edges.center, gradient - gradient[edges.reverse])
+    np.testing.assert_allclose(forces, expected, rtol=0, atol=1e-12)
+    first_edge = edges.first_edge[edges.first_atom]
+    for virial, start, end in zip(virials, first_edge, first_edge[1:], strict=False):
+        np.testing.assert_allclose(virial, -vectors[start:end].T @ gradient[start:end], rtol=0, atol=1e-11)
