@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator as AseCalculator
 from ase.calculators.calculator import all_changes
@@ -12,6 +13,8 @@ from mlffd.bundle import Bundle
 from mlffd.engine import Engine
 from mlffd.predict import StructurePrediction
 from mlffd.students.student import Student
+
+SEEN = ("positions", "numbers", "cell", "pbc")  # by a student, under ASE's names
 
 
 class Calculator(AseCalculator):
@@ -37,9 +40,19 @@ class Calculator(AseCalculator):
         self, atoms: Atoms | None = None, properties=("energy",), system_changes=all_changes
     ) -> None:
         """Called by ASE when something changed; see ``Engine.evaluate`` for what it raises."""
-        super().calculate(atoms, properties, system_changes)
+        if atoms is not None and self.check_state(atoms):
+            self.atoms = atoms.copy()
         (prediction,) = self.engine.evaluate([self.atoms])
         self.results = ase_results(prediction, periodic=self.atoms.pbc.all())
+
+    def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
+        """What has changed since the last calculation, of all that a student sees; exact, whatever ``tol``.
+
+        ASE's own comparison takes as long as a tenth of the evaluation of 64 waters.
+        """
+        if self.atoms is None:
+            return list(SEEN)
+        return [name for name in SEEN if not np.array_equal(getattr(atoms, name), getattr(self.atoms, name))]
 
     def calculate_many(self, structures: Sequence[Atoms]) -> list[dict]:
         """Results of many structures, of any sizes, from batched evaluations: one dictionary a structure."""
