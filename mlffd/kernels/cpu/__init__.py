@@ -14,7 +14,7 @@ from mlffd.errors import ConfigError
 from mlffd.kernels.block import weight_block
 from mlffd.students.student import Student
 
-FAMILIES = ()  # added as they are written: "local", "painn"
+FAMILIES = ("local", "painn")
 PRECISIONS = {"float32": 32, "float64": 64}
 LIBRARY = Path(__file__).parent / "libmlffd.so"  # the C interface, mlffd.h, for programs without Python
 

@@ -2,6 +2,7 @@
 // The C interface for Python: NumPy arrays in and out, of exactly the dtypes and shapes named, no copies.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <optional>
 #include <stdexcept>
