@@ -159,7 +159,7 @@ def _version(headers: Path) -> int:
         if found:
             return _number(int(found[3]), MONTHS.index(found[2]) + 1, int(found[1]))
     for text in _installed(headers, "LAMMPSConfigVersion.cmake"):
-        found = re.search(r'PACKAGE_VERSION "(\d{4})\.?0*(\d{1,2})\.?0*(\d{1,2})\b', text)
+        found = re.search(r'PACKAGE_VERSION "(\d{4})\.?(\d\d?)\.?(\d\d?)\b', text)
         if found:
             return _number(*(int(part) for part in found.groups()))
     raise ConfigError(f"{headers} does not say which LAMMPS it is of: give an installed LAMMPS or its src")

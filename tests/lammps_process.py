@@ -30,33 +30,43 @@ class Finished:
 
 
 def run_lammps(
-    script: str | Path, folder: Path, ranks: int = 1, time_limit: float = 120.0, **variables
+    script: str | Path,
+    folder: Path,
+    ranks: int = 1,
+    time_limit: float = 120.0,
+    programs: Path = SCRIPTS,
+    **variables,
 ) -> Finished:
     """Run an input (its text, or its path) in ``folder`` on ``ranks`` ranks; ``variables`` are for -var.
 
-    Skips the test where this environment has no LAMMPS, and fails it when ``lmp`` does not end in time.
+    ``programs`` is where ``lmp`` and ``mpiexec`` are. Skips the test where there is no LAMMPS, and fails it
+    when ``lmp`` does not end in time.
     """
-    if not (SCRIPTS / "lmp").exists():
-        pytest.skip("no lmp in this environment; `make setup` builds one")
+    if not (programs / "lmp").exists():
+        pytest.skip(f"no lmp in {programs}; `make test` brings it")
     if not isinstance(script, Path):
         (folder / "in.test").write_text(script)
         script = folder / "in.test"
-    command = [SCRIPTS / "lmp", "-in", script, "-log", "log.lammps"]
+    command = [programs / "lmp", "-in", script, "-log", "log.lammps"]
     for name, value in variables.items():
         command += ["-var", name, str(value)]
     if ranks > 1:
-        command = [SCRIPTS / "mpiexec", "-n", str(ranks), *command]
-    return run_limited(command, folder, time_limit)
+        command = [programs / "mpiexec", "-n", str(ranks), *command]
+    return run_limited(command, folder, time_limit, own_python=programs == SCRIPTS)
 
 
-def run_limited(command: list, folder: Path, time_limit: float) -> Finished:
-    """Run a command and end it with all its children when time is up, which fails the test."""
+def run_limited(command: list, folder: Path, time_limit: float, own_python: bool = True) -> Finished:
+    """Run a command and end it with all its children when time is up, which fails the test.
+
+    ``own_python``: a Python inside the command shall be this environment's.
+    """
     environment = {
         **os.environ,
         "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONEXECUTABLE": sys.executable,
         "OMP_NUM_THREADS": "1",
     }
+    if own_python:
+        environment["PYTHONEXECUTABLE"] = sys.executable
     process = subprocess.Popen(
         [str(word) for word in command], cwd=folder, env=environment, text=True, errors="replace",
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,

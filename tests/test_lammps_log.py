@@ -73,6 +73,6 @@ def test_missing_and_unfinished_logs_are_errors(tmp_path):
 def test_student_of_the_plugin(tmp_path):
     """Its file is named by pair_coeff; the line in which the pair style introduces it is easier to find."""
     path = log_of(tmp_path, [300.0, 300.0])
-    plugin = "pair_style mlffd threads 2\nmlffd: folder/ice.weights: elements H O, cutoff 5 A, float32, avx2\n"
+    plugin = "pair_style mlffd threads 2\nmlffd: folder/ice.weights: elements H O, cutoff 5 A\n"
     path.write_text(path.read_text().replace(TABLE_HEAD, plugin + TABLE_HEAD))
     assert read_log(path).student == "ice"

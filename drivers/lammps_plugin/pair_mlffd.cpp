@@ -2,6 +2,7 @@
 #include "pair_mlffd.h"
 
 #include <algorithm>
+#include <chrono>
 #include <climits>
 #include <cmath>
 #include <cstdio>
@@ -9,6 +10,7 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <thread>
 
 #include "atom.h"
 #include "comm.h"
@@ -80,7 +82,6 @@ PairMLFFD::~PairMLFFD() {
   if (!allocated) return;
   memory->destroy(setflag);
   memory->destroy(cutsq);
-  delete[] map;
 }
 
 // ---- the input's commands ----
@@ -122,7 +123,7 @@ void PairMLFFD::allocate() {
   memory->create(setflag, n, n, "pair:setflag");
   memory->create(cutsq, n, n, "pair:cutsq");
   memset(&setflag[0][0], 0, sizeof(int) * n * n);
-  map = new int[n];
+  map = new int[n];  // LAMMPS frees this one
 }
 
 // Every rank gets what the first one read; all of them stop where it cannot be read.
@@ -164,6 +165,12 @@ void PairMLFFD::fail_together(const std::string &message) {
   if (comm->me == first) snprintf(text, sizeof text, "%s", message.c_str());
   MPI_Bcast(text, sizeof text, MPI_CHAR, first, world);
   error->all(FLERR, std::string(text));
+}
+
+// Ends all ranks from this one. All may have failed alike, so the first gets a second to speak for them.
+void PairMLFFD::fail_alone(const std::string &message) {
+  if (comm->me > 0) std::this_thread::sleep_for(std::chrono::seconds(1));
+  error->one(FLERR, "mlffd: " + message);
 }
 
 void PairMLFFD::choose_species(const std::string &file) {
@@ -238,8 +245,7 @@ void PairMLFFD::compute(int eflag, int vflag) {
   convert_units();
   double sum = add_forces();
   for (int k = 0; k < n_centers_; ++k) sum += atomic_energies_[k];
-  if (!std::isfinite(sum))
-    error->one(FLERR, "mlffd: energies or forces are not finite; do two atoms coincide?");
+  if (!std::isfinite(sum)) fail_alone("energies or forces are not finite; do two atoms coincide?");
   if (eflag_either) tally_energies();
   if (vflag_fdotr) virial_fdotr_compute();
   if (vflag_atom || cvflag_atom || (vflag_global && !vflag_fdotr)) tally_virial();
@@ -250,8 +256,7 @@ void PairMLFFD::check_coordinates() {
   double sum = 0.0;
   const int n_atoms = atom->nlocal + atom->nghost;
   for (int i = 0; i < n_atoms; ++i) sum += atom->x[i][0] + atom->x[i][1] + atom->x[i][2];
-  if (!std::isfinite(sum))
-    error->one(FLERR, "mlffd: coordinates are not numbers any more; did the run explode?");
+  if (!std::isfinite(sum)) fail_alone("coordinates are not numbers any more; did the run explode?");
 }
 
 // The kernel wants centres first. LAMMPS' list may leave some local atoms out (pair_style hybrid), and types
@@ -310,7 +315,7 @@ void PairMLFFD::evaluate() {
   const int failed = mlffd_evaluate_pairs(
       student_.get(), &edges, &through_lammps, n_threads_ ? n_threads_ : comm->nthreads,
       atomic_energies_.data(), gradient_.data(), message, sizeof message);
-  if (failed) error->one(FLERR, std::string("mlffd: ") + message);
+  if (failed) fail_alone(message);
 }
 
 void PairMLFFD::convert_units() {

@@ -51,6 +51,7 @@ class PairMLFFD : public LAMMPS_NS::Pair {
   void provide_communication();
   void introduce(const std::string &file);
   void fail_together(const std::string &message);
+  [[noreturn]] void fail_alone(const std::string &message);
 
   void check_coordinates();
   void number_atoms();
