@@ -36,6 +36,7 @@ class Engine:
         backend: ``cpu``, fused C++ kernels; ``reference``, plain PyTorch, on any device; ``auto``, the first
             of these that can run the student on the device.
         max_batch_atoms: structures are evaluated together up to so many atoms; more are split into chunks.
+            By default 2048, or 256 for the backend ``cpu`` on one thread, whose work then stays in the cache.
         skin: in Å. Neighbor lists reach so much farther than the cutoff, and are used again until an atom has
             moved by half of it; 0 builds them anew each time. Results do not depend on it.
 
@@ -53,7 +54,7 @@ class Engine:
         device: str = "cpu",
         dtype: str = "float32",
         backend: str = "auto",
-        max_batch_atoms: int = 2048,
+        max_batch_atoms: int | None = None,
         skin: float = SKIN,
     ):
         if dtype not in DTYPES:
@@ -67,7 +68,7 @@ class Engine:
         if not isinstance(source, Bundle | Student):
             raise ConfigError(f"an engine takes a bundle, its path or a student, not {type(source).__name__}")
         self.metadata = source.metadata if isinstance(source, Bundle) else {}
-        self.dtype, self.max_batch_atoms = dtype, max_batch_atoms
+        self.dtype = dtype
         self.device = usable_device(device)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -76,6 +77,9 @@ class Engine:
         self.backend = best_backend(student, self.device) if backend == "auto" else backend
         if self.backend == "cpu" and self.device.type != "cpu":
             raise ConfigError(f"the backend cpu does not run on {device}; use auto or reference there")
+        if max_batch_atoms is None:
+            max_batch_atoms = 256 if self.backend == "cpu" and torch.get_num_threads() == 1 else 2048
+        self.max_batch_atoms = max_batch_atoms
         self.neighbor_lists = NeighborLists(self.cutoff, skin)
         self.kernel = cpu.CpuKernel(student, dtype) if self.backend == "cpu" else None
         self._index_of_number = np.full(len(chemical_symbols), -1, dtype=np.int32)
