@@ -46,33 +46,44 @@ class NeighborDensity {
   void reserve(const DensityDefinition &definition, const T *weights, size_t n_centers, size_t most_edges) {
     definition_ = definition;
     weights_ = weights;
-    const size_t most_runs = most_edges < size_t(definition.n_species) ? most_edges : definition.n_species;
-    const size_t most_groups = most_edges / width + most_runs, group = group_size();
-    x_.resize(most_groups * width), y_.resize(x_.size()), z_.resize(x_.size()), r_.resize(x_.size());
-    kept_.resize(most_edges + 1), kept_species_.resize(most_edges + 1);
-    n_edges_.resize(definition.n_species), next_.resize(definition.n_species);
-    edge_.resize(n_centers * most_groups * width);
-    groups_.resize(n_centers * most_groups * group);
+    constants_ = typename BesselBasis<Vector<double>>::Constants(definition.cutoff);
+    const size_t n_species = definition.n_species;
+    const size_t most_runs = most_edges < n_species ? most_edges : n_species;
+    const size_t most_groups = most_edges / width + most_runs;
+    bin_size_ = (most_edges / width + 1) * width;
+    x_.resize(n_species * bin_size_), y_.resize(x_.size()), z_.resize(x_.size()), edge_.resize(x_.size());
+    r_.resize(bin_size_);
+    bin_end_.resize(n_species);
+    groups_.resize(n_centers * most_groups * group_size());
+    group_edges_.resize(n_centers * most_groups * width);
     runs_.resize(n_centers * most_runs), first_run_.resize(n_centers + 1);
-    harmonics_.resize(most_groups * width * harmonics_width<3>);
+    harmonics_.resize(bin_size_ * harmonics_width<3>);
     one_species_.resize(size_t(definition.n_radial) * harmonics_width<3>);
-    n_centers_ = n_groups_ = 0;
+    clear();
   }
-  void clear() { n_centers_ = n_groups_ = 0; }
+  void clear() { n_centers_ = n_runs_ = 0, n_groups_ = 0; }
 
-  // The density (n_columns, harmonics_width) of the next center. Returns the shortest distance squared.
+  // The density (n_columns, harmonics_width) of the next center. Returns its shortest distance squared.
   template <int L>
   double add_center(const mlffd_edges &edges, int64_t center, T *density) {
-    const size_t first_group = n_groups_;
-    const double shortest = select(edges, center);
-    sort(edges, first_group);
-    distances(size_t(n_groups_ - first_group) * width);
-    for (size_t group = first_group; group < n_groups_; ++group) geometry<L>(group, group - first_group);
-    const size_t n_values = size_t(definition_.n_columns()) * harmonics_width<L>;
-    memset(static_cast<void *>(density), 0, n_values * sizeof(T));
-    for (int run = first_run_[n_centers_ - 1]; run < first_run_[n_centers_]; ++run)
-      add_run<L>(runs_[run], first_group, density);
-    return shortest;
+    fill_bins(edges, center);
+    memset(static_cast<void *>(density), 0, definition_.n_columns() * harmonics_width<L> * sizeof(T));
+    shortest2_ = broadcast<double>(definition_.cutoff * definition_.cutoff);
+    first_run_[n_centers_++] = n_runs_;
+    for (int species = 0; species < definition_.n_species; ++species) {
+      const size_t first = species * bin_size_;
+      const int n_edges = int(bin_end_[species] - first);
+      if (!n_edges) continue;
+      const Run run = {species, n_edges, n_groups_};
+      runs_[n_runs_++] = run;
+      n_groups_ += padded<T>(n_edges) / width;
+      memcpy(group_edges_.data() + run.first_group * width, edge_.data() + first, n_edges * sizeof(int32_t));
+      distances(first, n_edges);
+      for (int begin = 0; begin < n_edges; begin += width) geometry<L>(run, first, begin);
+      add_run<L>(run, density);
+    }
+    first_run_[n_centers_] = n_runs_;
+    return smallest_of(shortest2_);
   }
 
   // From dE/d(density) (n_columns, harmonics_width) of the center that was added as number k to the gradient
@@ -91,66 +102,45 @@ class NeighborDensity {
 
   size_t group_size() const { return size_t(4 + 2 * definition_.n_radial) * width; }
 
-  // Lists the edges within the cutoff and counts them by species. What is not a number stays: it must show.
-  double select(const mlffd_edges &edges, int64_t center) {
+  // Edges within the cutoff go to the bins of their neighbors' species; what is not a number stays, to show.
+  void fill_bins(const mlffd_edges &edges, int64_t center) {
     const double cutoff2 = definition_.cutoff * definition_.cutoff;
-    double shortest2 = cutoff2;
-    memset(n_edges_.data(), 0, n_edges_.size() * sizeof(int));
-    n_kept_ = 0;
+    for (int species = 0; species < definition_.n_species; ++species) bin_end_[species] = species * bin_size_;
+    double *x = x_.data(), *y = y_.data(), *z = z_.data();
     for (int64_t k = edges.first_edge[center]; k < edges.first_edge[center + 1]; ++k) {
       const double *vector = edges.edge_vectors + 3 * k;
       const double r2 = vector[0] * vector[0] + vector[1] * vector[1] + vector[2] * vector[2];
-      const int species = edges.species_idx[edges.neighbor[k]], keep = !(r2 >= cutoff2);
-      kept_[n_kept_] = int32_t(k), kept_species_[n_kept_] = species;
-      n_kept_ += keep;
-      n_edges_[species] += keep;
-      shortest2 = r2 < shortest2 ? r2 : shortest2;
-    }
-    return shortest2;
-  }
-
-  void sort(const mlffd_edges &edges, size_t first_group) {
-    int run = n_centers_ ? first_run_[n_centers_] : 0;
-    first_run_[n_centers_] = run;
-    for (int species = 0; species < definition_.n_species; ++species) {
-      const int n = n_edges_[species];
-      if (!n) continue;
-      runs_[run++] = {species, n, n_groups_};
-      const int first = int(n_groups_ - first_group) * width, last = first + padded<T>(n);
-      next_[species] = first;
-      for (int slot = first + n; slot < last; ++slot) {
-        x_[slot] = definition_.cutoff;
-        y_[slot] = z_[slot] = 0.0;
-      }
-      n_groups_ += padded<T>(n) / width;
-    }
-    first_run_[++n_centers_] = run;
-    for (int k = 0; k < n_kept_; ++k) {
-      const int slot = next_[kept_species_[k]]++;
-      const double *vector = edges.edge_vectors + 3 * int64_t(kept_[k]);
-      x_[slot] = vector[0], y_[slot] = vector[1], z_[slot] = vector[2];
-      edge_[first_group * width + slot] = kept_[k];
+      const int species = edges.species_idx[edges.neighbor[k]];
+      const size_t slot = bin_end_[species];
+      x[slot] = vector[0], y[slot] = vector[1], z[slot] = vector[2];
+      edge_[slot] = int32_t(k);
+      bin_end_[species] = slot + !(r2 >= cutoff2);
     }
   }
 
-  void distances(size_t n_slots) {
-    const double *__restrict x = x_.data(), *__restrict y = y_.data(), *__restrict z = z_.data();
-    double *__restrict r = r_.data();
-    for (size_t k = 0; k < n_slots; ++k) r[k] = __builtin_sqrt(x[k] * x[k] + y[k] * y[k] + z[k] * z[k]);
+  // Fills up the last group of a bin with edges that have no effect, and finds all distances.
+  void distances(size_t first, int n_edges) {
+    double *__restrict x = x_.data() + first, *__restrict y = y_.data() + first;
+    double *__restrict z = z_.data() + first, *__restrict r = r_.data();
+    const int end = padded<T>(n_edges);
+    for (int k = n_edges; k < end; ++k) x[k] = definition_.cutoff, y[k] = z[k] = 0.0;
+    for (int k = 0; k < end; ++k) r[k] = __builtin_sqrt(x[k] * x[k] + y[k] * y[k] + z[k] * z[k]);
   }
 
-  // Fills a group, number `local` of this center, and the rows of harmonics of its edges.
+  // Fills the group of the edges from `begin` on, and the rows of their harmonics.
   template <int L>
-  void geometry(size_t group, size_t local) {
-    T *values = groups_.data() + group * group_size();
-    for (int lane = 0; lane < width; lane += Simd<double>::width) {
-      const size_t slot = local * width + lane;
-      const Vector<double> r = load(r_.data() + slot), inverse = 1.0 / r;
+  void geometry(const Run &run, size_t first, int begin) {
+    T *values = groups_.data() + run.first_group * group_size() + begin / width * group_size();
+    const typename BesselBasis<Vector<double>>::Constants constants = constants_;
+    for (int lane = 0; lane < width && begin + lane < run.n_edges; lane += Simd<double>::width) {
+      const size_t slot = first + begin + lane;
+      const Vector<double> r = load(r_.data() + begin + lane), inverse = 1.0 / r, r2 = r * r;
+      shortest2_ = r2 < shortest2_ ? r2 : shortest2_;
       store_rounded(values + lane, load(x_.data() + slot) * inverse);
       store_rounded(values + width + lane, load(y_.data() + slot) * inverse);
       store_rounded(values + 2 * width + lane, load(z_.data() + slot) * inverse);
       store_rounded(values + 3 * width + lane, inverse);
-      BesselBasis<Vector<double>> basis(r, inverse, definition_.cutoff);
+      BesselBasis<Vector<double>> basis(r, inverse, constants);
       T *radial = values + 4 * width + lane, *radial_slope = radial + definition_.n_radial * width;
       for (int n = 0; n < definition_.n_radial; ++n) {
         Vector<double> value, slope;
@@ -159,9 +149,9 @@ class NeighborDensity {
         store_rounded(radial_slope + n * width, slope);
       }
     }
-    Vector<T> rows[harmonics_width<3>] = {};
+    Vector<T> rows[harmonics_width<L>] = {};
     spherical_harmonics<T, L>(load(values), load(values + width), load(values + 2 * width), rows);
-    T *transposed = harmonics_.data() + local * width * harmonics_width<L>;
+    T *transposed = harmonics_.data() + begin * harmonics_width<L>;
     for (int m = 0; m < harmonics_width<L>; m += width) {
       transpose<T>(rows + m);
       for (int k = 0; k < width; ++k) store(transposed + k * harmonics_width<L> + m, rows[m + k]);
@@ -169,13 +159,12 @@ class NeighborDensity {
   }
 
   template <int L>
-  void add_run(const Run &run, size_t first_group, T *density) {
+  void add_run(const Run &run, T *density) {
     // as many sums at a time as hide the latency of an addition and leave registers
     constexpr int n_vectors = harmonics_width<L> / width;
     constexpr int n_sums = MLFFD_VECTOR_BYTES == 64 ? 16 : 8;
     constexpr int n_at_once = n_vectors == 1 ? 8 : (n_sums / n_vectors > 1 ? n_sums / n_vectors : 1);
-    const T *harmonics = harmonics_.data() + (run.first_group - first_group) * width * harmonics_width<L>;
-    sums<L, n_at_once>(run, 0, harmonics);
+    sums<L, n_at_once>(run, 0, harmonics_.data());
     const int n_values = definition_.n_radial * harmonics_width<L>;
     for (int d = 0; d < definition_.n_weights; ++d) {
       const T weight = weights_[run.species * definition_.n_weights + d];
@@ -199,12 +188,18 @@ class NeighborDensity {
     constexpr int M = harmonics_width<L> / width;
     Vector<T> sum[N][M] = {};
     const T *radial = groups_.data() + run.first_group * group_size() + (4 + first) * width;
-    for (int begin = 0; begin < run.n_edges; begin += width, radial += group_size())
+    for (int begin = 0; begin < run.n_edges; begin += width, radial += group_size()) {
+      Vector<T> part[N][M] = {};
       for (int k = 0; k < width && begin + k < run.n_edges; ++k, harmonics += harmonics_width<L>)
 #pragma GCC unroll 8
         for (int n = 0; n < N; ++n)
 #pragma GCC unroll 8
-          for (int m = 0; m < M; ++m) sum[n][m] += radial[n * width + k] * load(harmonics + m * width);
+          for (int m = 0; m < M; ++m) part[n][m] += radial[n * width + k] * load(harmonics + m * width);
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n)
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m) sum[n][m] += part[n][m];
+    }
     for (int n = 0; n < N; ++n)
       for (int m = 0; m < M; ++m)
         store(one_species_.data() + (first + n) * harmonics_width<L> + m * width, sum[n][m]);
@@ -221,7 +216,7 @@ class NeighborDensity {
       for (int k = 0; k < n_values; k += width)
         store(sum + k, load(sum + k) + weight * load(density_gradient + d * n_values + k));
     }
-    const int32_t *edge = edge_.data() + run.first_group * width;
+    const int32_t *edge = group_edges_.data() + run.first_group * width;
     const T *values = groups_.data() + run.first_group * group_size();
     for (int begin = 0; begin < run.n_edges; begin += width, values += group_size(), edge += width) {
       T components[3][width];
@@ -260,13 +255,23 @@ class NeighborDensity {
 
   DensityDefinition definition_ = {};
   const T *weights_ = nullptr;
-  int n_centers_ = 0, n_kept_ = 0;
+  typename BesselBasis<Vector<double>>::Constants constants_{1.0};
+  int n_centers_ = 0, n_runs_ = 0;
   size_t n_groups_ = 0;
-  Array<int> kept_species_, n_edges_, next_, first_run_;
-  Array<int32_t> kept_, edge_;
-  Array<double> x_, y_, z_, r_;  // of one center
-  Array<T> groups_, harmonics_, one_species_;
+  // bins of one center's edges, bin_size_ values a species
+  size_t bin_size_ = 0;
+  Array<size_t> bin_end_;
+  Array<double> x_, y_, z_;
+  Array<int32_t> edge_;
+  // what is known of one species' edges
+  Array<double> r_;
+  Array<T> harmonics_, one_species_;
+  Vector<double> shortest2_;
+  // of all edges in the block
+  Array<T> groups_;
+  Array<int32_t> group_edges_;
   Array<Run> runs_;
+  Array<int> first_run_;
 };
 
 }  // namespace MLFFD_ISA

@@ -29,9 +29,9 @@ struct LocalSizes {
 
   explicit LocalSizes(const Block &block) {
     const size_t n_species = block.count("species_numbers"), n_weights = block.count("neighbor_weights");
-    density.n_species = int(n_species), density.n_weights = int(n_weights / n_species);
-    if (n_weights % n_species || density.n_weights < 1 || density.n_weights > 118)
+    if (n_species < 1 || n_weights < n_species || n_weights % n_species || n_weights / n_species > 118)
       fail("%zu neighbor_weights do not fit %zu species", n_weights, n_species);
+    density.n_species = int(n_species), density.n_weights = int(n_weights / n_species);
     density.cutoff = block.number("cutoff_radius");
     density.n_radial = block.integer("architecture.n_radial", 1, 256);
     l_max = block.integer("architecture.l_max", 0, 3);
@@ -59,6 +59,13 @@ inline Array<double> fill_up(const double *in, size_t n_rows, int channels) {
   return out;
 }
 
+// Values from one row of channels to the next: an odd number of vectors, as rows a power of two apart would
+// compete for the same lines of the cache.
+template <class T>
+constexpr size_t channels_stride(int channels) {
+  return 2 * padded<T>(channels) + Simd<T>::width;
+}
+
 // What the networks need for the atoms of a block; n is the number of them, rows of T are whole vectors.
 template <class T>
 struct NetworkWorkspace {
@@ -68,7 +75,7 @@ struct NetworkWorkspace {
 
   void reserve(const LocalSizes &sizes) {
     const size_t wide = padded<T>(sizes.channels);
-    channels.resize(size_t(block_centers) * sizes.n_harmonics() * 2 * wide);
+    channels.resize(size_t(block_centers) * sizes.n_harmonics() * channels_stride<T>(sizes.channels));
     invariants.resize(size_t(block_centers) * sizes.n_kinds() * wide);
     for (int k = 0; k < sizes.n_hidden; ++k) {
       hidden[k].resize(size_t(block_centers) * padded<T>(sizes.hidden[k]));
@@ -199,7 +206,7 @@ class LocalNetwork {
  public:
   void read(const Block &block, int species, const LocalSizes &sizes) {
     const int l_max = sizes.l_max;
-    wide_ = padded<T>(sizes.channels);
+    wide_ = padded<T>(sizes.channels), stride_ = channels_stride<T>(sizes.channels);
     const int n_in = sizes.density.n_columns();
     const size_t per_l = size_t(n_in) * 2 * sizes.channels;
     const double *mixing = network_array(block, species, "mixing", (l_max + 1) * per_l);
@@ -219,7 +226,7 @@ class LocalNetwork {
   // density ((L + 1)^2, n, stride) becomes the gradient of the sum of energies (n,) with respect to it.
   template <int L>
   void evaluate(int n, T *density, size_t stride, NetworkWorkspace<T> &work, double *energies) const {
-    const size_t row = 2 * wide_;
+    const size_t row = stride_;
     T *channels = work.channels.data();
     for (int l = 0; l <= L; ++l)
       mix_[l].apply(density + l * l * n * stride, stride, (2 * l + 1) * n, channels + l * l * n * row, row);
@@ -233,10 +240,10 @@ class LocalNetwork {
  private:
   template <int L>
   void invariants(int n, int atom, NetworkWorkspace<T> &work) const {
-    const size_t step = size_t(n) * 2 * wide_;
+    const size_t step = n * stride_;
     T *out = work.invariants.data() + atom * mean_.size();
     for (int c = 0; c < wide_; c += Simd<T>::width) {
-      const T *channels = work.channels.data() + size_t(atom) * 2 * wide_ + c;
+      const T *channels = work.channels.data() + atom * stride_ + c;
       Vector<T> first[9];
       first[0] = load(channels);
       put(out, 0, c, first[0]);
@@ -265,10 +272,10 @@ class LocalNetwork {
   // Channels become the gradient with respect to them.
   template <int L>
   void channel_gradients(int n, int atom, NetworkWorkspace<T> &work) const {
-    const size_t step = size_t(n) * 2 * wide_;
+    const size_t step = n * stride_;
     for (int c = 0; c < wide_; c += Simd<T>::width) {
       const T *by_kind = work.invariants.data() + atom * mean_.size() + c;
-      T *channels = work.channels.data() + size_t(atom) * 2 * wide_ + c;
+      T *channels = work.channels.data() + atom * stride_ + c;
       Vector<T> extra[9] = {};
       extra[0] = load(by_kind);
       if constexpr (L >= 2) {
@@ -290,6 +297,7 @@ class LocalNetwork {
   }
 
   int wide_ = 0;
+  size_t stride_ = 0;
   Dense<T> mix_[4], unmix_[4];
   Array<T> mean_;
   Perceptron<T> perceptron_;
@@ -399,8 +407,8 @@ class LocalKernel : public Kernel {
     double network_energies[block_centers];
     networks_[block.species].template evaluate<L>(n, by_row, stride, work.network, network_energies);
     for (int k = 0; k < n; ++k) {
-      const int64_t center = block.centers[k], first = edges.first_edge[center];
-      memset(gradient + 3 * first, 0, size_t(edges.first_edge[center + 1] - first) * 3 * sizeof(double));
+      const int64_t center = block.centers[k], end = edges.first_edge[center + 1];
+      for (int64_t at = 3 * edges.first_edge[center]; at < 3 * end; ++at) gradient[at] = 0.0;
       transpose(by_row + k * stride, n * stride, n_harmonics, by_column, harmonics_width, n_columns);
       work.density.template edge_gradients<L>(k, by_column, gradient);
       energies[center] = network_energies[k] + baseline_.reference(block.species);

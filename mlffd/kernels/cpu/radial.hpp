@@ -19,34 +19,58 @@ inline V polynomial_cutoff(V x, V *slope) {
   return left * left * left * series;
 }
 
-// sin(pi x) and cos(pi x) for 0 <= x <= 1: Taylor series about 1/2; the terms left out are below 2e-17.
+// 1 / n! with the sign of the power series of sine and cosine.
+constexpr double series_coefficient(int n) {
+  double factorial = 1.0;
+  for (int k = 2; k <= n; ++k) factorial *= k;
+  return (n / 2 % 2 ? -1.0 : 1.0) / factorial;
+}
+
+// Coefficient of x^(2 k + first) for k = 0 ... 10.
+template <int first>
+struct Series {
+  double values[11];
+  constexpr Series() : values() {
+    for (int k = 0; k <= 10; ++k) values[k] = series_coefficient(2 * k + first);
+  }
+};
+
+// sin(pi x) and cos(pi x) for 0 <= x <= 1: power series about 1/2; the terms left out are below 2e-17.
 template <class V>
 inline void sine_cosine(V x, V *sine, V *cosine) {
+  constexpr Series<0> even;
+  constexpr Series<1> odd;
   const V angle = pi * (x - 0.5), square = angle * angle;
-  V even = V{} + 1.0, odd = V{} + 1.0;
-  for (int k = 20; k > 0; k -= 2) {
-    even = 1.0 - even * square * (1.0 / (k * (k - 1)));
-    odd = 1.0 - odd * square * (1.0 / (k * (k + 1)));
+  V even_sum = V{} + even.values[10], odd_sum = V{} + odd.values[10];
+#pragma GCC unroll 16
+  for (int k = 9; k >= 0; --k) {
+    even_sum = even_sum * square + even.values[k];
+    odd_sum = odd_sum * square + odd.values[k];
   }
-  *sine = even;
-  *cosine = -angle * odd;
+  *sine = even_sum;
+  *cosine = -angle * odd_sum;
 }
 
 // The functions sqrt(2 / r_c) sin(n pi r / r_c) / r times the envelope, one after the other from n = 1.
 template <class V>
 class BesselBasis {
  public:
+  struct Constants {
+    explicit Constants(double cutoff)
+        : inverse_cutoff(1.0 / cutoff), factor(__builtin_sqrt(2.0 / cutoff)), wave(pi / cutoff) {}
+    double inverse_cutoff, factor, wave;
+  };
   // 0 < r <= cutoff (double or vectors of doubles)
-  BesselBasis(V r, V inverse_r, double cutoff) {
-    V sine, cosine, slope;
-    sine_cosine(r * (1.0 / cutoff), &sine, &cosine);
-    const V envelope = polynomial_cutoff(r * (1.0 / cutoff), &slope);
-    factor_ = __builtin_sqrt(2.0 / cutoff) * inverse_r * envelope;
-    factor_slope_ = inverse_r * (__builtin_sqrt(2.0 / cutoff) / cutoff * slope - factor_);
-    wave_ = (pi / cutoff) * factor_;
-    sine_ = sine, cosine_ = cosine, twice_cosine_ = cosine + cosine;
-    frequency_ = wave_;
+  BesselBasis(V r, V inverse_r, const Constants &constants) {
+    const V x = r * constants.inverse_cutoff;
+    V slope;
+    sine_cosine(x, &sine_, &cosine_);
+    factor_ = constants.factor * inverse_r * polynomial_cutoff(x, &slope);
+    factor_slope_ = inverse_r * (constants.factor * constants.inverse_cutoff * slope - factor_);
+    frequency_ = wave_ = constants.wave * factor_;
+    twice_cosine_ = cosine_ + cosine_;
   }
+  BesselBasis(V r, V inverse_r, double cutoff) : BesselBasis(r, inverse_r, Constants(cutoff)) {}
   // Value and derivative for the next n.
   void next(V *value, V *slope) {
     *value = factor_ * sine_;

@@ -74,6 +74,12 @@ inline T sum_of(Vector<T> vector) {
   return sum;
 }
 
+inline double smallest_of(Vector<double> vector) {
+  double smallest = vector[0];
+  for (int k = 1; k < Simd<double>::width; ++k) smallest = vector[k] < smallest ? vector[k] : smallest;
+  return smallest;
+}
+
 #if defined(__clang__)
 #define MLFFD_SHUFFLE(integers, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
