@@ -53,6 +53,7 @@ class Dense {
   static constexpr int lanes = Simd<T>::width;
   // columns and rows of a tile that is summed up in registers: 24 of 32, or 12 of 16
   static constexpr int panel = MLFFD_VECTOR_BYTES == 64 ? 4 : 2, tile_rows = 6;
+  static constexpr int run = 32;
 
   struct Panel {
     const T *weight, *bias;
@@ -98,17 +99,28 @@ class Dense {
     }
   }
 
+  // Summed up in runs that start from zero: rounding errors grow with the length of a run only.
   template <int V, int R>
   static void tile(const Panel &here, const T *x, Layout xl, T *y, Layout yl) {
-    Vector<T> sum[R][V];
+    for (int first = 0; first < here.n_in; first += run, x += run / lanes * xl.step) {
+      const int n = here.n_in - first < run ? here.n_in - first : run;
+      Vector<T> sum[R][V] = {};
+      add_products<V, R>(here.weight + size_t(first) * V * lanes, n, x, xl, sum);
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
+      for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v)
-        sum[r][v] = here.add ? load(here.bias + v * lanes) + load(y + r * yl.stride + v * yl.step)
-                             : load(here.bias + v * lanes);
-    const T *weight = here.weight;
-    for (int left = here.n_in; left > 0; left -= lanes, x += xl.step) {
+        for (int v = 0; v < V; ++v) {
+          T *to = y + r * yl.stride + v * yl.step;
+          if (first == 0) sum[r][v] += load(here.bias + v * lanes);
+          if (first > 0 || here.add) sum[r][v] += load(to);
+          store(to, sum[r][v]);
+        }
+    }
+  }
+
+  template <int V, int R>
+  static inline void add_products(const T *weight, int n_in, const T *x, Layout xl, Vector<T> (&sum)[R][V]) {
+    for (int left = n_in; left > 0; left -= lanes, x += xl.step) {
       const int n = left < lanes ? left : lanes;
       for (int k = 0; k < n; ++k, weight += V * lanes) {
         Vector<T> w[V];
@@ -122,10 +134,6 @@ class Dense {
         }
       }
     }
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) store(y + r * yl.stride + v * yl.step, sum[r][v]);
   }
 
   int n_in_ = 0, n_out_ = 0, width_ = 0;

@@ -75,20 +75,38 @@ constexpr int state_slots = 4;
 // dE/dt and dE/du of an edge, u its unit vector.
 constexpr int edge_slots = 4;
 
-// Radial densities sum_j R_n(r_ij) (1, u_ij) of one species: 4 slots; a run of edges of that species.
+// Sums are taken over so many edges at a time: rounding errors grow with the length of a run only.
+constexpr int edges_at_once = 32;
+
+template <class T>
+inline const Edge<T> *end_of_run(const Edge<T> *edge, const Edge<T> *end) {
+  return end - edge < edges_at_once ? end : edge + edges_at_once;
+}
+
+template <class T, int n>
+inline void add_to(T *totals, const Vector<T> (&sums)[n]) {
+#pragma GCC unroll 8
+  for (int s = 0; s < n; ++s) {
+    T *total = totals + s * Simd<T>::width;
+    store(total, load(total) + sums[s]);
+  }
+}
+
+// Adds the radial densities sum_j R_n(r_ij) (1, u_ij) of some edges: 4 slots.
 template <class T>
 inline void add_densities(const T *pieces, const Edge<T> *edge, const Edge<T> *end, T *density) {
-  constexpr int lanes = Simd<T>::width;
-  Vector<T> sum[4] = {};
-  for (; edge < end; ++edge) {
-    Vector<T> value;
-    evaluate_piece<1>(pieces + size_t(edge->interval) * Table<T, 1>::size_of_piece, edge->t, &value);
-    sum[0] += value;
-    sum[1] += value * edge->x;
-    sum[2] += value * edge->y;
-    sum[3] += value * edge->z;
+  while (edge < end) {
+    Vector<T> sum[4] = {};
+    for (const Edge<T> *const stop = end_of_run(edge, end); edge < stop; ++edge) {
+      Vector<T> value;
+      evaluate_piece<1>(pieces + size_t(edge->interval) * Table<T, 1>::size_of_piece, edge->t, &value);
+      sum[0] += value;
+      sum[1] += value * edge->x;
+      sum[2] += value * edge->y;
+      sum[3] += value * edge->z;
+    }
+    add_to(density, sum);
   }
-  for (int s = 0; s < 4; ++s) store(density + s * lanes, sum[s]);
 }
 
 // Gradient of those edges from that of the densities.
@@ -114,24 +132,26 @@ template <class T>
 inline void add_messages(
     const T *pieces, const Edge<T> *edge, const Edge<T> *end, const T *sources, T *state) {
   constexpr int lanes = Simd<T>::width;
-  Vector<T> sum[4];
-  for (int s = 0; s < 4; ++s) sum[s] = load(state + s * lanes);
-  for (; edge < end; ++edge) {
-    const T *source = sources + size_t(edge->atom) * (source_slots * lanes);
-    Vector<T> filter[3];
-    evaluate_piece<3>(pieces + size_t(edge->interval) * Table<T, 3>::size_of_piece, edge->t, filter);
-    sum[0] += filter[0] * load(source);
-    const Vector<T> from_vectors = filter[1] * load(source + lanes);
-    const Vector<T> from_direction = filter[2] * load(source + 2 * lanes);
-    sum[1] += from_vectors * load(source + 3 * lanes) + from_direction * edge->x;
-    sum[2] += from_vectors * load(source + 4 * lanes) + from_direction * edge->y;
-    sum[3] += from_vectors * load(source + 5 * lanes) + from_direction * edge->z;
+  while (edge < end) {
+    Vector<T> sum[4] = {};
+    for (const Edge<T> *const stop = end_of_run(edge, end); edge < stop; ++edge) {
+      const T *source = sources + size_t(edge->atom) * (source_slots * lanes);
+      Vector<T> filter[3];
+      evaluate_piece<3>(pieces + size_t(edge->interval) * Table<T, 3>::size_of_piece, edge->t, filter);
+      sum[0] += filter[0] * load(source);
+      const Vector<T> from_vectors = filter[1] * load(source + lanes);
+      const Vector<T> from_direction = filter[2] * load(source + 2 * lanes);
+      sum[1] += from_vectors * load(source + 3 * lanes) + from_direction * edge->x;
+      sum[2] += from_vectors * load(source + 4 * lanes) + from_direction * edge->y;
+      sum[3] += from_vectors * load(source + 5 * lanes) + from_direction * edge->z;
+    }
+    add_to(state, sum);
   }
-  for (int s = 0; s < 4; ++s) store(state + s * lanes, sum[s]);
 }
 
-// The gradient of one atom's source from the states `gradient` of the centres it sends to, and that of the
-// edges on which it sends. `sign` is -1 where the edges are given as they leave this atom, their reverse.
+// Adds to the gradient of one atom's source what comes from the states' `gradient` at the centres it sends to,
+// and to that of the edges on which it sends. `sign` is -1 where edges are given as they leave this atom, the
+// reverse of those.
 template <class T>
 inline void gather_gradient(
     const T *pieces, const Edge<T> *edge, const Edge<T> *end, T sign, const T *gradient, const T *source,
@@ -140,29 +160,32 @@ inline void gather_gradient(
   const Vector<T> phi_scalar = load(source), phi_vector = load(source + lanes);
   const Vector<T> phi_direction = load(source + 2 * lanes) * sign;
   const Vector<T> vx = load(source + 3 * lanes), vy = load(source + 4 * lanes), vz = load(source + 5 * lanes);
-  Vector<T> sum[6] = {};
-  for (; edge < end; ++edge) {
-    const T *g = gradient + size_t(edge->atom) * (state_slots * lanes);
-    const Vector<T> gs = load(g), gx = load(g + lanes), gy = load(g + 2 * lanes), gz = load(g + 3 * lanes);
-    Vector<T> filter[3], slope[3];
-    evaluate_piece<3>(pieces + size_t(edge->interval) * Table<T, 3>::size_of_piece, edge->t, filter, slope);
-    const Vector<T> on_vector = gx * vx + gy * vy + gz * vz;
-    const Vector<T> on_direction = gx * edge->x + gy * edge->y + gz * edge->z;
-    sum[0] += gs * filter[0];
-    sum[1] += on_vector * filter[1];
-    sum[2] += on_direction * filter[2];
-    const Vector<T> from_vectors = phi_vector * filter[1], from_direction = phi_direction * filter[2];
-    sum[3] += from_vectors * gx;
-    sum[4] += from_vectors * gy;
-    sum[5] += from_vectors * gz;
-    const Vector<T> radial = (gs * phi_scalar) * slope[0] + (on_vector * phi_vector) * slope[1] +
-                             (on_direction * phi_direction) * slope[2];
-    add_lanes<T>(
-        edge_gradient + size_t(edge->row) * edge_slots, radial, from_direction * gx, from_direction * gy,
-        from_direction * gz);
+  while (edge < end) {
+    Vector<T> sum[source_slots] = {};
+    for (const Edge<T> *const stop = end_of_run(edge, end); edge < stop; ++edge) {
+      const T *g = gradient + size_t(edge->atom) * (state_slots * lanes);
+      const Vector<T> gs = load(g), gx = load(g + lanes), gy = load(g + 2 * lanes), gz = load(g + 3 * lanes);
+      Vector<T> filter[3], slope[3];
+      evaluate_piece<3>(
+          pieces + size_t(edge->interval) * Table<T, 3>::size_of_piece, edge->t, filter, slope);
+      const Vector<T> on_vector = gx * vx + gy * vy + gz * vz;
+      const Vector<T> on_direction = gx * edge->x + gy * edge->y + gz * edge->z;
+      sum[0] += gs * filter[0];
+      sum[1] += on_vector * filter[1];
+      sum[2] += on_direction * filter[2];
+      const Vector<T> from_vectors = phi_vector * filter[1], from_direction = phi_direction * filter[2];
+      sum[3] += from_vectors * gx;
+      sum[4] += from_vectors * gy;
+      sum[5] += from_vectors * gz;
+      const Vector<T> radial = (gs * phi_scalar) * slope[0] + (on_vector * phi_vector) * slope[1] +
+                               (on_direction * phi_direction) * slope[2];
+      add_lanes<T>(
+          edge_gradient + size_t(edge->row) * edge_slots, radial, from_direction * gx, from_direction * gy,
+          from_direction * gz);
+    }
+    sum[2] *= sign;
+    add_to(source_gradient, sum);
   }
-  sum[2] *= sign;
-  for (int s = 0; s < 6; ++s) store(source_gradient + s * lanes, sum[s]);
 }
 
 }  // namespace MLFFD_ISA

@@ -378,7 +378,9 @@ class PainnKernel : public Kernel {
       for (int b = 0; b < n_radial_blocks_; ++b)
         for (int64_t i = chunk.begin; i < chunk.begin + chunk.n; ++i)
           for_species(i, [&](int p, const Edge<T> *edge, const Edge<T> *end) {
-            add_densities(densities_table_.block(b), edge, end, densities_.at(b, i, state_slots * p));
+            T *density = densities_.at(b, i, state_slots * p);
+            std::memset(density, 0, state_slots * lanes * sizeof(T));
+            add_densities(densities_table_.block(b), edge, end, density);
           });
     });
   }
@@ -586,11 +588,13 @@ class PainnKernel : public Kernel {
     const T sign = edges_->reverse ? T(-1) : T(1);
     for_chunks(edges_->n_atoms, edge_chunk, [&](const Chunk &chunk) {
       for (int b = 0; b < n_blocks_; ++b)
-        for (int64_t j = chunk.begin; j < chunk.begin + chunk.n; ++j)
+        for (int64_t j = chunk.begin; j < chunk.begin + chunk.n; ++j) {
+          std::memset(source_gradient_.at(b, j), 0, source_slots * lanes * sizeof(T));
           gather_gradient(
               layers_[l].filters.block(b), incoming_list_.edge + incoming_list_.first[j],
               incoming_list_.edge + incoming_list_.last[j], sign, gradient_.at(b, 0), sources_[l].at(b, j),
               source_gradient_.at(b, j), edge_gradient_.data());
+        }
     });
   }
 
