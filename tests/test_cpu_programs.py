@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The CPU kernels in a C program: same numbers, no bad memory access, no symbols for a linker to mix up."""
+"""The CPU kernels in programs: same numbers, no bad memory access, exact tables, no symbols to mix up."""
 
 import shutil
 import subprocess
@@ -190,3 +190,18 @@ def test_nothing_is_left_for_the_linker_to_mix_up(instructions, tmp_path):
     assert any(f"mlffd::{instructions}::" in name for name in shared), "nm is read wrongly"
     foreign = [name for name in shared if f"mlffd::{instructions}::" not in name]
     assert [name for name in foreign if "__gxx_personality" not in name] == []
+
+
+@pytest.mark.slow
+def test_tabulated_filters_are_exact_to_rounding(tmp_path):
+    """Values and derivatives, for 1 to 64 radial functions: below 1e-6 in float32."""
+    flags = ["-std=c++17", "-O1", "-fopenmp", "-Wno-psabi", "-DMLFFD_ISA=baseline", f"-I{CPU}"]
+    compile_(compiler("g++"), *flags, Path(__file__).parent / "cpu_table.cpp", "-o", tmp_path / "table")
+    rows = [line.split() for line in run(tmp_path / "table").stdout.splitlines()]
+    assert [(int(bits), int(n_radial)) for bits, n_radial, *_ in rows] == [
+        (bits, n_radial) for n_radial in (1, 6, 20, 64) for bits in (32, 64)
+    ]
+    for bits, _, value_error, slope_error in rows:
+        value_bar, slope_bar = (5e-7, 5e-7) if bits == "32" else (1e-12, 1e-11)
+        assert float(value_error) < value_bar
+        assert float(slope_error) < slope_bar
