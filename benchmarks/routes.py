@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The same dynamics through ASE, i-PI and LAMMPS: each route returns what it took and the first energy.
+"""The same dynamics alone, through ASE, i-PI and LAMMPS: what it took and the first energy.
 
 All are constant-energy runs of the same atoms with the same time step. ASE is timed here; i-PI and LAMMPS are
 believed what they print of themselves.
@@ -8,6 +8,8 @@ believed what they print of themselves.
 import os
 import re
 import tempfile
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +20,9 @@ from ase.io.lammpsdata import write_lammps_data
 from ase.md.verlet import VelocityVerlet
 from harness import BenchmarkError, last_line, program, repetition_means, run_program, time_steps
 
-from mlffd import Calculator
+from mlffd import Calculator, Engine
 from mlffd.drivers.lammps_mliap import export
+from mlffd.drivers.lammps_plugin import build_plugin, export_weights
 from mlffd.units import HARTREE
 
 TEMPERATURE = 300.0  # K
@@ -61,8 +64,35 @@ def run_ase(plan: Plan, calculator) -> Outcome:
     atoms.calc = calculator
     first_energy = atoms.get_potential_energy()
     dynamics = VelocityVerlet(atoms, timestep=plan.time_step * units.fs)
-    seconds = time_steps(lambda: dynamics.run(1), lambda: atoms.positions, *plan.series)
-    return Outcome(seconds, float(first_energy), "wall clock around each step")
+    seconds, cpu_seconds = clocked(lambda: dynamics.run(1), atoms, plan)
+    return Outcome(seconds, float(first_energy), "wall clock around each step", cpu_seconds)
+
+
+def run_alone(plan: Plan, engine: Engine) -> Outcome:
+    """The engine on the frames of a trajectory, neighbor lists included, without the dynamics."""
+    frames = trajectory(plan.atoms, plan.total_steps + 1, plan.time_step)
+    atoms, rest = plan.atoms.copy(), iter(frames[1:])
+
+    def step() -> None:
+        atoms.positions = next(rest)
+        engine.evaluate(atoms)
+
+    (first,) = engine.evaluate(plan.atoms)
+    seconds, cpu_seconds = clocked(step, atoms, plan)
+    return Outcome(seconds, first.energy, "wall clock around each evaluation", cpu_seconds)
+
+
+def clocked(step: Callable[[], object], atoms: Atoms, plan: Plan) -> tuple[list[float], list[float]]:
+    """Wall and CPU seconds a step, one mean for each repetition; ``step`` moves ``atoms``."""
+    cpu_seconds = []
+
+    def watched() -> None:
+        began = time.process_time()
+        step()
+        cpu_seconds.append(time.process_time() - began)
+
+    seconds = time_steps(watched, lambda: atoms.positions, *plan.series)
+    return seconds, repetition_means(cpu_seconds, *plan.series)
 
 
 def thermal(atoms: Atoms) -> Atoms:
@@ -171,6 +201,24 @@ def run_lammps(plan: Plan, bundle: str, dtype: str, ranks: int = 1) -> Outcome:
         return run_lmp(plan, Path(name), force_field, program("lmp"), ranks)
 
 
+def run_plugin(plan: Plan, bundle: str, dtype: str, lmp: Path, ranks: int = 1) -> Outcome:
+    """Any ``lmp`` that can load plugins, with pair_style mlffd, which is compiled for it.
+
+    Raises:
+        ConfigError: there is no compiler, or this LAMMPS cannot be compiled for.
+        BenchmarkError: it fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="mlffd-") as name:
+        folder = Path(name)
+        build_plugin(lmp, folder / "mlffdplugin.so")
+        export_weights(bundle, folder / "student.weights")
+        force_field = (
+            f"plugin load ./mlffdplugin.so\npair_style mlffd precision {dtype}\n"
+            "pair_coeff * * student.weights {elements}"
+        )
+        return run_lmp(plan, folder, force_field, lmp, ranks)
+
+
 def run_lmp(plan: Plan, folder: Path, force_field: str, lmp: Path, ranks: int = 1) -> Outcome:
     """Any ``lmp`` with any force field; a `run` of its own for the warm-up and for each repetition.
 
@@ -182,7 +230,8 @@ def run_lmp(plan: Plan, folder: Path, force_field: str, lmp: Path, ranks: int = 
     """
     command = [lmp, "-in", "in.bench", "-log", "none"]
     if ranks > 1:
-        command = [program("mpiexec"), "-n", ranks, *command]
+        beside = lmp.with_name("mpiexec")  # of the MPI it was built with
+        command = [beside if beside.exists() else program("mpiexec"), "-n", ranks, *command]
     elements = sorted(set(plan.atoms.symbols), reverse=True)
     write_lammps_data(
         folder / "start.data", plan.atoms, specorder=elements, masses=True, atom_style="atomic", units="metal"
