@@ -241,6 +241,14 @@ def test_rotating_the_cell_with_its_atoms_needs_no_new_list():
     assert walk.lists.n_builds == 1
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_other_periodic_directions_need_another_list(place):
+    atoms, lists = random_atoms(0, True), NeighborLists(CUTOFF, SKIN)
+    periodic = find(lists, atoms)
+    atoms.pbc = (True, True, False)
+    assert find(lists, atoms, place).edges.n_edges < periodic.edges.n_edges
+
+
 def test_without_skin_every_list_is_new():
     atoms, lists = random_atoms(0, True), NeighborLists(CUTOFF, 0.0)
     for _ in range(3):
