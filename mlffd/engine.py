@@ -22,7 +22,7 @@ from mlffd.students.student import Student, check_species
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 BACKENDS = ("reference", "cpu")
-SKIN = 0.7  # Å; lists of liquid water then last 7 fs, and cost as much to build as longer edges to pass over
+SKIN = 0.7  # Å; in liquid water at 300 K a list then lasts 14 steps of 0.5 fs; 0.5 to 0.8 cost the same
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
