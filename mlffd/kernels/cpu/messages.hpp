@@ -36,7 +36,7 @@ class Features {
 template <class T>
 struct Edge {
   int32_t atom, row, interval;  // the atom at the other end
-  T t, x, y, z;                 // place in the interval; unit vector from centre to neighbor
+  T t, x, y, z, inverse;        // place in the interval; unit vector from centre to neighbor; 1 / r
 };
 
 // Edges of atom i are edge[first[i]] to edge[last[i]], the last one not included.
@@ -164,7 +164,8 @@ inline void gather_gradient(
     Vector<T> sum[source_slots] = {};
     for (const Edge<T> *const stop = end_of_run(edge, end); edge < stop; ++edge) {
       const T *g = gradient + size_t(edge->atom) * (state_slots * lanes);
-      const Vector<T> gs = load(g), gx = load(g + lanes), gy = load(g + 2 * lanes), gz = load(g + 3 * lanes);
+      const Vector<T> gs = load(g);
+      const Vector<T> gx = load(g + lanes), gy = load(g + 2 * lanes), gz = load(g + 3 * lanes);
       Vector<T> filter[3], slope[3];
       evaluate_piece<3>(
           pieces + size_t(edge->interval) * Table<T, 3>::size_of_piece, edge->t, filter, slope);

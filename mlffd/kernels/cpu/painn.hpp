@@ -8,10 +8,10 @@
 // - In the later layers filters are tabulated and evaluated again in the backward pass (messages.hpp).
 // - The vectors that the last update would give are not used.
 //
-// Ghosts: one layer needs nothing. With more, before each layer after the first `exchange->forward` copies to
-// the ghosts what their owners send, one row an atom: 6 x padded(F) values, phi (3) and vectors (3) in blocks of
-// channels. In the backward pass `exchange->reverse` adds the gradients of those rows to the owners. So each is
-// called n_layers - 1 times in an evaluation, whether there are ghosts or not.
+// Ghosts: one layer needs nothing. With more, before each layer after the first `exchange->forward` copies
+// to the ghosts what their owners send, one row an atom: 6 x padded(F) values, phi (3) and vectors (3) in
+// blocks of channels. In the backward pass `exchange->reverse` adds the gradients of those rows to the owners.
+// So each is called n_layers - 1 times in an evaluation, whether there are ghosts or not.
 #pragma once
 
 #include <omp.h>
@@ -219,6 +219,7 @@ class PainnKernel : public Kernel {
   void reserve() {
     const int64_t n_atoms = edges_->n_atoms, n_centers = edges_->n_centers, n_edges = edges_->n_edges;
     edge_.resize(n_edges);
+    distance_.resize(n_edges);
     last_.resize(n_centers);
     edge_gradient_.resize(size_t(n_edges) * edge_slots);
     find_species();
@@ -264,42 +265,54 @@ class PainnKernel : public Kernel {
   // gradient. Returns reference energy and repulsion.
   double measure_centre(int64_t i, int32_t *counts, double *gradient) {
     const int64_t first = edges_->first_edge[i], end = edges_->first_edge[i + 1];
-    for (int p = 0; p <= n_present_; ++p) counts[p] = 0;
-    for (int64_t k = first; k < end; ++k)
-      if (within(distance(k))) ++counts[1 + place(k)];
-    for (int p = 0; p < n_present_; ++p) counts[p + 1] += counts[p];
+    std::memset(gradient + 3 * first, 0, sizeof(double) * 3 * (end - first));
+    std::memset(edge_gradient_.data() + edge_slots * first, 0, sizeof(T) * edge_slots * (end - first));
+    measure_distances(first, end);
+    count_species(first, end, counts);
     last_[i] = first + counts[n_present_];
     double energy = baseline_.reference(edges_->species_idx[i]);
     for (int64_t k = first; k < end; ++k) {
-      const double r = distance(k);
-      for (int s = 0; s < edge_slots; ++s) edge_gradient_[k * edge_slots + s] = 0;
-      for (int axis = 0; axis < 3; ++axis) gradient[3 * k + axis] = 0.0;
-      if (!within(r)) continue;
-      edge_[first + counts[place(k)]++] = edge_of(k, r);
-      if (!(r >= baseline_.largest_reach())) energy += repulsion(i, k, r, gradient + 3 * k);
+      if (!within(k)) continue;
+      edge_[first + counts[place(k)]++] = edge_of(k);
+      if (!(distance_[k] >= baseline_.largest_reach())) energy += repulsion(i, k, gradient + 3 * k);
     }
     return energy;
   }
 
-  double distance(int64_t k) const {
-    const double *vector = edges_->edge_vectors + 3 * k;
-    return __builtin_sqrt(vector[0] * vector[0] + vector[1] * vector[1] + vector[2] * vector[2]);
+  void measure_distances(int64_t first, int64_t end) {
+    const double *vector = edges_->edge_vectors;
+    double *distance = distance_.data();
+    for (int64_t k = first; k < end; ++k) {
+      const double x = vector[3 * k], y = vector[3 * k + 1], z = vector[3 * k + 2];
+      distance[k] = __builtin_sqrt(x * x + y * y + z * z);
+    }
   }
+
+  // How many edges lead to the species before each that is present, and to all.
+  void count_species(int64_t first, int64_t end, int32_t *counts) const {
+    for (int p = 0; p <= n_present_; ++p) counts[p] = 0;
+    for (int64_t k = first; k < end; ++k)
+      if (within(k)) ++counts[1 + place(k)];
+    for (int p = 0; p < n_present_; ++p) counts[p + 1] += counts[p];
+  }
+
   // What is not a number stays, to be seen in the results.
-  bool within(double r) const { return !(r >= cutoff_); }
+  bool within(int64_t k) const { return !(distance_[k] >= cutoff_); }
   int place(int64_t k) const { return place_of_[edges_->species_idx[edges_->neighbor[k]]]; }
 
-  Edge<T> edge_of(int64_t k, double r) const {
-    const double *vector = edges_->edge_vectors + 3 * k, inverse = 1.0 / r;
+  Edge<T> edge_of(int64_t k) const {
+    const double *vector = edges_->edge_vectors + 3 * k, inverse = 1.0 / distance_[k];
     Edge<T> edge;
     edge.atom = edges_->neighbor[k], edge.row = int32_t(k);
-    radial_.locate(r, &edge.interval, &edge.t);
+    radial_.locate(distance_[k], &edge.interval, &edge.t);
     edge.x = T(vector[0] * inverse), edge.y = T(vector[1] * inverse), edge.z = T(vector[2] * inverse);
+    edge.inverse = T(inverse);
     return edge;
   }
 
-  double repulsion(int64_t i, int64_t k, double r, double *gradient) const {
+  double repulsion(int64_t i, int64_t k, double *gradient) const {
     double slope;
+    const double r = distance_[k];
     const int32_t *species = edges_->species_idx;
     const double energy = baseline_.energy(species[i], species[edges_->neighbor[k]], r, &slope);
     for (int axis = 0; axis < 3; ++axis) gradient[axis] = slope * edges_->edge_vectors[3 * k + axis] / r;
@@ -346,11 +359,11 @@ class PainnKernel : public Kernel {
 
   void add_edge_gradient(const Edge<T> &edge, double *gradient) const {
     const T *by = edge_gradient_.data() + size_t(edge.row) * edge_slots;
-    const double unit[3] = {edge.x, edge.y, edge.z}, inverse = 1.0 / distance(edge.row);
+    const double unit[3] = {edge.x, edge.y, edge.z};
     const double along = by[1] * unit[0] + by[2] * unit[1] + by[3] * unit[2];
-    const double radial = by[0] * radial_.slope_scale() - along * inverse;
+    const double radial = by[0] * radial_.slope_scale() - along * edge.inverse;
     for (int axis = 0; axis < 3; ++axis)
-      gradient[3 * size_t(edge.row) + axis] += radial * unit[axis] + by[1 + axis] * inverse;
+      gradient[3 * size_t(edge.row) + axis] += radial * unit[axis] + by[1 + axis] * edge.inverse;
   }
 
   // ---- forward
@@ -679,6 +692,7 @@ class PainnKernel : public Kernel {
   int n_threads_ = 1, n_present_ = 0;
   Array<int32_t> place_of_, present_, counts_;
   Array<Edge<T>> edge_, incoming_;
+  Array<double> distance_;
   Array<int64_t> last_, incoming_first_, incoming_last_;
   EdgeList<T> incoming_list_{};
   Array<T> edge_gradient_, rows_;

@@ -18,7 +18,7 @@ struct Piece;
 
 template <>
 struct Piece<float> {
-  static constexpr int degree = 5, intervals_per_wave = 10;
+  static constexpr int degree = 5, intervals_per_wave = 8;
 };
 
 template <>
