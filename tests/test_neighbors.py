@@ -399,6 +399,18 @@ def test_beads_share_lists(engine_of_skin):
     assert engine.neighbor_lists.n_builds <= 12
 
 
+def test_threads_share_an_engine(engine_of_skin):
+    structures = [random_atoms(seed, True) for seed in range(4)]
+    engine, expected = engine_of_skin(SKIN), engine_of_skin(0.0).evaluate(structures)
+
+    def compare(k: int) -> None:
+        for _ in range(20):
+            contract.close(expected[k], engine.evaluate(structures[k])[0])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(compare, range(4)))
+
+
 def test_a_bad_structure_is_named_though_a_list_is_there(engine_of_skin):
     engine, structures = engine_of_skin(SKIN), [random_atoms(seed, True) for seed in range(3)]
     engine.evaluate(structures)
