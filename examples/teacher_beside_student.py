@@ -46,8 +46,8 @@ def main():
     print(f"{len(frames)} frames of {frames[0].get_chemical_formula()}, {torch.get_num_threads()} thread(s)")
     print(f"teacher's forces {1e3 * np.sqrt((taught**2).mean()):8.1f} meV/Å (RMS)")
     print(f"student's error  {1e3 * np.abs(learned - taught).mean():8.1f} meV/Å (mean absolute)")
-    print(f"teacher          {teacher_time:8.1f} ms an evaluation")
-    print(f"student          {student_time:8.1f} ms an evaluation")
+    print(f"teacher          {teacher_time:10.3f} ms an evaluation")
+    print(f"student          {student_time:10.3f} ms an evaluation")
     print(f"the student is {teacher_time / student_time:.0f} times faster")
 
 
