@@ -10,6 +10,7 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <numeric>
 #include <thread>
 
 #include "atom.h"
@@ -263,44 +264,60 @@ void PairMLFFD::check_coordinates() {
 // may change from one step to the next (fix atom/swap), so this is done anew in every step.
 void PairMLFFD::number_atoms() {
   const int n_atoms = atom->nlocal + atom->nghost;
-  n_centers_ = list->inum;
+  n_centers_ = n_rows_ = list->inum;
   row_of_atom_.assign(n_atoms, -1);
-  grow(atom_of_row_, n_atoms);
   grow(species_idx_, n_atoms);
   for (int k = 0; k < n_centers_; ++k) row_of_atom_[list->ilist[k]] = k;
-  int next = n_centers_;
+  rows_are_atoms_ = true;
   for (int i = 0; i < n_atoms; ++i) {
-    if (row_of_atom_[i] < 0) row_of_atom_[i] = next++;
-    atom_of_row_[row_of_atom_[i]] = i;
+    if (row_of_atom_[i] < 0) row_of_atom_[i] = n_rows_++;
     species_idx_[row_of_atom_[i]] = species_of_type_[atom->type[i]];
+    rows_are_atoms_ = rows_are_atoms_ && row_of_atom_[i] == i;
   }
+  if (comm->nprocs == 1 && mlffd_n_layers(student_.get()) > 1) merge_images();
+}
+
+// On one rank all ghosts are images of atoms that are here: they share a row, and no message has to be sent.
+void PairMLFFD::merge_images() {
+  grow(owner_, n_rows_);
+  std::iota(owner_.begin(), owner_.end(), 0);
+  exchange({reinterpret_cast<char *>(owner_.data()), 1, sizeof owner_[0]}, true);
+  for (int i = atom->nlocal; i < atom->nlocal + atom->nghost; ++i) row_of_atom_[i] = owner_[row_of_atom_[i]];
+  n_rows_ = n_centers_;
+  rows_are_atoms_ = false;
 }
 
 void PairMLFFD::collect_edges() {
   size_t n_pairs = 0;
   for (int k = 0; k < n_centers_; ++k) n_pairs += list->numneigh[list->ilist[k]];
-  grow(neighbor_, n_pairs + 1);  // every pair is written, and kept by counting it
+  grow(neighbor_atom_, n_pairs + 1);  // every pair is written, and kept by counting it
   grow(edge_vectors_, 3 * (n_pairs + 1));
   grow(first_edge_, n_centers_ + 1);
-  const double *const *x = atom->x;
+  const double *x = n_centers_ ? atom->x[0] : nullptr;  // LAMMPS' arrays are in one piece
   const double cutoff_squared = cutoff_ * cutoff_;
+  int32_t *neighbor_atom = neighbor_atom_.data();
+  double *edge_vectors = edge_vectors_.data();
   int64_t n = 0;
   for (int k = 0; k < n_centers_; ++k) {
     const int i = list->ilist[k], n_neighbors = list->numneigh[i], *neighbors = list->firstneigh[i];
-    const double xi = x[i][0], yi = x[i][1], zi = x[i][2];
+    const double xi = x[3 * size_t(i)], yi = x[3 * size_t(i) + 1], zi = x[3 * size_t(i) + 2];
     first_edge_[k] = n;
     for (int m = 0; m < n_neighbors; ++m) {
       const int j = neighbors[m] & NEIGHMASK;
-      const double dx = x[j][0] - xi, dy = x[j][1] - yi, dz = x[j][2] - zi;
-      double *vector = &edge_vectors_[3 * n];
+      const double *xj = x + 3 * size_t(j);
+      const double dx = xj[0] - xi, dy = xj[1] - yi, dz = xj[2] - zi;
+      double *vector = edge_vectors + 3 * n;
       vector[0] = dx;
       vector[1] = dy;
       vector[2] = dz;
-      neighbor_[n] = row_of_atom_[j];
+      neighbor_atom[n] = j;
       n += dx * dx + dy * dy + dz * dz < cutoff_squared;
     }
   }
   first_edge_[n_centers_] = n;
+  if (rows_are_atoms_) return;
+  grow(neighbor_row_, n);
+  for (int64_t k = 0; k < n; ++k) neighbor_row_[k] = row_of_atom_[neighbor_atom_[k]];
 }
 
 void PairMLFFD::evaluate() {
@@ -308,13 +325,14 @@ void PairMLFFD::evaluate() {
   grow(gradient_, 3 * n_edges + 1);
   grow(atomic_energies_, n_centers_ + 1);
   const mlffd_edges edges{
-      atom->nlocal + atom->nghost, n_centers_, n_edges, species_idx_.data(), first_edge_.data(),
-      neighbor_.data(), edge_vectors_.data(), nullptr};
+      n_rows_, n_centers_, n_edges, species_idx_.data(), first_edge_.data(),
+      rows_are_atoms_ ? neighbor_atom_.data() : neighbor_row_.data(), edge_vectors_.data(), nullptr};
   const mlffd_exchange through_lammps{this, to_ghosts, to_owners};
   char message[512] = "";
   const int failed = mlffd_evaluate_pairs(
-      student_.get(), &edges, &through_lammps, n_threads_ ? n_threads_ : comm->nthreads,
-      atomic_energies_.data(), gradient_.data(), message, sizeof message);
+      student_.get(), &edges, comm->nprocs > 1 ? &through_lammps : nullptr,
+      n_threads_ ? n_threads_ : comm->nthreads, atomic_energies_.data(), gradient_.data(), message,
+      sizeof message);
   if (failed) fail_alone(message);
 }
 
@@ -326,12 +344,14 @@ void PairMLFFD::convert_units() {
 
 // Returns a sum that is finite if all forces are.
 double PairMLFFD::add_forces() {
-  double **f = atom->f, sum = 0.0;
+  double *f = n_centers_ ? atom->f[0] : nullptr, sum = 0.0;
+  const int32_t *neighbor_atom = neighbor_atom_.data();
   for (int k = 0; k < n_centers_; ++k) {
     double fx = 0.0, fy = 0.0, fz = 0.0;
-    for (int64_t n = first_edge_[k]; n < first_edge_[k + 1]; ++n) {
-      const double *g = &gradient_[3 * n];
-      double *fj = f[atom_of_row_[neighbor_[n]]];
+    const int64_t end = first_edge_[k + 1];
+    for (int64_t n = first_edge_[k]; n < end; ++n) {
+      const double *g = gradient_.data() + 3 * n;
+      double *fj = f + 3 * size_t(neighbor_atom[n]);
       fx += g[0];
       fy += g[1];
       fz += g[2];
@@ -339,7 +359,7 @@ double PairMLFFD::add_forces() {
       fj[1] -= g[1];
       fj[2] -= g[2];
     }
-    double *fi = f[atom_of_row_[k]];
+    double *fi = f + 3 * size_t(list->ilist[k]);
     fi[0] += fx;
     fi[1] += fy;
     fi[2] += fz;
@@ -351,7 +371,7 @@ double PairMLFFD::add_forces() {
 void PairMLFFD::tally_energies() {
   for (int k = 0; k < n_centers_; ++k) {
     if (eflag_global) eng_vdwl += atomic_energies_[k];
-    if (eflag_atom) eatom[atom_of_row_[k]] += atomic_energies_[k];
+    if (eflag_atom) eatom[list->ilist[k]] += atomic_energies_[k];
   }
 }
 
@@ -362,7 +382,7 @@ void PairMLFFD::tally_virial() {
   static const int a[9] = {0, 1, 2, 0, 0, 1, 1, 2, 2}, b[9] = {0, 1, 2, 1, 2, 2, 0, 0, 1};
   for (int k = 0; k < n_centers_; ++k)
     for (int64_t n = first_edge_[k]; n < first_edge_[k + 1]; ++n) {
-      const int i = atom_of_row_[k], j = atom_of_row_[neighbor_[n]];
+      const int i = list->ilist[k], j = neighbor_atom_[n];
       for (int m = 0; m < 9; ++m) {
         const double v = -edge_vectors_[3 * n + a[m]] * gradient_[3 * n + b[m]];
         if (cvflag_atom) cvatom[j][m] += v;
@@ -431,7 +451,7 @@ void PairMLFFD::unpack_reverse_comm(int n, int *atoms, double *buffer) {
 
 double PairMLFFD::memory_usage() {
   return Pair::memory_usage() + sizeof(double) * double(edge_vectors_.size() + gradient_.size()) +
-         sizeof(int) * double(neighbor_.size() + 3 * species_idx_.size());
+         sizeof(int32_t) * double(neighbor_atom_.size() + neighbor_row_.size() + 3 * species_idx_.size());
 }
 
 }  // namespace mlffd

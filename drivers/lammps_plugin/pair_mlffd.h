@@ -55,6 +55,7 @@ class PairMLFFD : public LAMMPS_NS::Pair {
 
   void check_coordinates();
   void number_atoms();
+  void merge_images();
   void collect_edges();
   void evaluate();
   void convert_units();
@@ -72,12 +73,14 @@ class PairMLFFD : public LAMMPS_NS::Pair {
   std::vector<int32_t> species_of_type_;
 
   // of this step, for mlffd_evaluate_pairs; memory is kept, so arrays may be longer than needed
-  int n_centers_ = 0;
-  std::vector<int> row_of_atom_;          // (n_atoms,) the kernel's number of LAMMPS' atom
-  std::vector<int> atom_of_row_;          // (n_atoms,) and back
-  std::vector<int32_t> species_idx_;      // (n_atoms,)
+  int n_centers_ = 0, n_rows_ = 0;        // rows are the kernel's atoms, centres first
+  bool rows_are_atoms_ = false;           // numbered as LAMMPS does: the usual case
+  std::vector<int32_t> row_of_atom_;      // (nlocal + nghost,)
+  std::vector<int32_t> owner_;            // (n_rows,) row of the atom a ghost is an image of
+  std::vector<int32_t> species_idx_;      // (n_rows,)
   std::vector<int64_t> first_edge_;       // (n_centers + 1,)
-  std::vector<int32_t> neighbor_;         // (n_edges,)
+  std::vector<int32_t> neighbor_atom_;    // (n_edges,) as LAMMPS numbers atoms
+  std::vector<int32_t> neighbor_row_;     // (n_edges,) where that differs
   std::vector<double> edge_vectors_;      // (n_edges, 3)
   std::vector<double> gradient_;          // (n_edges, 3)
   std::vector<double> atomic_energies_;   // (n_centers,)
