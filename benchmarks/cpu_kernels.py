@@ -138,7 +138,7 @@ def measure(options) -> dict:
         **facts(),
         "box": box_facts(water),
         "time_step_fs": TIME_STEP,
-        "peak_gflops": {name: gemm_peak(name) for name in TOLERANCES},
+        "peak_gflops": {name: blas_peak(name) for name in TOLERANCES},
         "peak_gflops_avx512": {name: avx512_peak(name) for name in TOLERANCES},
         "students": {},
         "rows": [],
@@ -187,27 +187,32 @@ def limited_memory() -> Iterator[float]:
         resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
+def blas_peak(dtype: str, **environment: str) -> float:
+    """``gemm_peak`` in a process of its own: OpenBLAS reads the number of threads and the instructions from
+    the environment, and only when it starts."""
+    command = [sys.executable, "-c", f"import cpu_kernels; print(cpu_kernels.gemm_peak({dtype!r}))"]
+    everything, folder = {**os.environ, **environment}, Path(__file__).parent
+    answer = subprocess.run(command, env=everything, cwd=folder, check=True, capture_output=True, text=True)
+    return float(answer.stdout)
+
+
+def avx512_peak(dtype: str) -> float | None:
+    """The same when OpenBLAS is told to use AVX-512, which it does not do by itself on all processors that
+    have it; None without AVX-512."""
+    if " avx512f " not in Path("/proc/cpuinfo").read_text():
+        return None
+    return blas_peak(dtype, OPENBLAS_CORETYPE="SKYLAKEX")
+
+
 def gemm_peak(dtype: str) -> float:
     """GFLOP/s of a large matrix product, by the BLAS of NumPy or of PyTorch, whichever is faster."""
+    torch.set_num_threads(1)
     random = np.random.default_rng(0)
     a, b = (random.random((PEAK_SIZE, PEAK_SIZE)).astype(dtype) for _ in range(2))
     torch_a, torch_b = torch.from_numpy(a), torch.from_numpy(b)
     products = (partial(np.matmul, a, b, out=a.copy()), partial(torch.mm, torch_a, torch_b))
     seconds = min(fastest(product, 12) for product in products)
     return 2e-9 * PEAK_SIZE**3 / seconds
-
-
-def avx512_peak(dtype: str) -> float | None:
-    """GFLOP/s of NumPy's product when OpenBLAS is told to use AVX-512, which it does not do by itself on all
-    processors that have it; None without AVX-512."""
-    if " avx512f " not in Path("/proc/cpuinfo").read_text():
-        return None
-    command = [sys.executable, "-c", f"import cpu_kernels; print(cpu_kernels.gemm_peak({dtype!r}))"]
-    environment = {**os.environ, "OPENBLAS_CORETYPE": "SKYLAKEX"}
-    answer = subprocess.run(
-        command, env=environment, cwd=Path(__file__).parent, check=True, capture_output=True, text=True
-    )
-    return float(answer.stdout)
 
 
 def fastest(call: Callable[[], object], n: int) -> float:
@@ -471,6 +476,8 @@ def student_section(name: str, student: dict, results: dict) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|---|",
         *(table_row(row, ran, results) for row in rows),
         "",
+        "Phases, means in us/atom:",
+        "",
         "| atoms | backend | " + " | ".join(PHASES) + " | the rest |",
         "|---|---|" + "---|" * (len(PHASES) + 1),
         *(phase_row(row) for row in ran),
@@ -495,10 +502,11 @@ def table_row(row: dict, ran: list[dict], results: dict) -> str:
 
 
 def phase_row(row: dict) -> str:
-    """One line of the table of phases, in microseconds an atom."""
-    parts = {name: microseconds(row, name) for name in row["phase_cpu_seconds_per_step"]}
+    """One line of the table of phases, in microseconds an atom: means, as lists are built now and then."""
+    per_atom = 1e6 / row["n_atoms"]
+    parts = {name: per_atom * np.mean(found) for name, found in row["phase_cpu_seconds_per_step"].items()}
     cells = [f"{parts[name]:.3g}" if name in parts else "" for name in PHASES]
-    rest = microseconds(row) - sum(parts.values())
+    rest = per_atom * np.mean(row["cpu_seconds_per_step"]) - sum(parts.values())
     return f"| {row['n_atoms']} | {row['label']} {row['dtype']} | {' | '.join(cells)} | {rest:.2g} |"
 
 
@@ -532,6 +540,7 @@ def goal_sentence(row: dict, ran: list[dict], results: dict) -> str:
 def draw(results: dict, path: Path) -> None:
     """Microseconds an atom by size, a panel a student; nothing where matplotlib is not installed."""
     try:
+        from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError:
         print("no figure: matplotlib is not installed", file=sys.stderr)
@@ -541,15 +550,17 @@ def draw(results: dict, path: Path) -> None:
     for name, axes in zip(names, np.atleast_1d(figure.subplots(1, len(names), sharey=True))):
         for backend, (label, dtype) in BACKENDS.items():
             rows = [row for row in results["rows"] if (row["student"], row["backend"]) == (name, backend)]
-            rows = [row for row in rows if "not_run" not in row]
-            points = [(row["n_atoms"], microseconds(row)) for row in rows]
-            axes.loglog(*zip(*points), "o-", label=f"{label}, {dtype}") if points else None
+            points = [(row["n_atoms"], microseconds(row)) for row in rows if "not_run" not in row]
+            axes.loglog(*(zip(*points) if points else ([], [])), "o-", label=f"{label}, {dtype}")
         axes.axhline(GOALS[name][0], color="gray", linestyle=":", label="goal")
         axes.set(title=name, xlabel="atoms")
-    axes.legend(fontsize="x-small")
-    np.atleast_1d(figure.axes)[0].set_ylabel("us/atom, one core")
+    figure.axes[0].set_ylabel("us/atom, one core")
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8
+    )
     image = io.StringIO()
-    figure.savefig(image, format="svg", metadata={"Date": None})
+    with rc_context({"svg.fonttype": "none"}):  # text as text
+        figure.savefig(image, format="svg", metadata={"Date": None})
     write_atomically(path, image.getvalue())
 
 

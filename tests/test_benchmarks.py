@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Benchmarks: no cache is timed, numbers come with their facts, and every route runs."""
 
+import ctypes
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -19,6 +21,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))  # as for `python benchmarks/ns_per_day.py`
 
 import cpu_kernels  # noqa: E402
+import dense_layers  # noqa: E402
 import harness  # noqa: E402
 import ns_per_day  # noqa: E402
 import one_peer  # noqa: E402
@@ -179,7 +182,7 @@ def test_missing_student(benchmark, capsys):
     assert "no student bundle at nowhere.mlffd" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("script", [cpu_kernels, ns_per_day, peers])
+@pytest.mark.parametrize("script", [cpu_kernels, dense_layers, ns_per_day, peers])
 def test_the_committed_page_is_that_of_the_committed_numbers(script):
     path = harness.RESULTS / f"{script.__name__}.json"
     if not path.exists():
@@ -288,7 +291,7 @@ def quick_kernels(tmp_path, monkeypatch):
         pytest.skip("the CPU kernels are not compiled")
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MLFFD_THREADS"):
         monkeypatch.setenv(name, "1")
-    monkeypatch.setattr(cpu_kernels, "PEAK_SIZE", 64)
+    monkeypatch.setattr(cpu_kernels, "blas_peak", lambda dtype, **environment: 100.0)
 
     def run(*options):
         output = tmp_path / "kernels.json"
@@ -339,6 +342,35 @@ def test_what_needs_too_much_memory_is_said(quick_kernels, monkeypatch):
     assert status == 0
     assert "allocate" in results["rows"][0]["not_run"]
     assert "not run" in page
+
+
+def test_dense_layers_beside_blas(tmp_path, monkeypatch):
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("needs a C++ compiler")
+    shapes = [(16, 64, 64), (48, 100, 64)]
+    monkeypatch.setattr(dense_layers, "SHAPES", shapes)
+    monkeypatch.setattr(dense_layers, "numpy_rates", lambda options, **environment: [50.0, 60.0, 30.0, 40.0])
+    output = tmp_path / "dense.json"
+    assert dense_layers.main(["--seconds", "0.001", "--output", str(output)]) == 0
+    results = json.loads(output.read_text())
+    assert [(tuple(row["shape"]), row["dtype"]) for row in results["rows"]] == [
+        (shape, dtype) for dtype in ("float32", "float64") for shape in shapes
+    ]
+    assert all(row["kernel"] > 0 and row["torch"] > 0 for row in results["rows"])
+    assert output.with_suffix(".md").read_text() == dense_layers.markdown(results)
+
+
+def test_a_wrong_product_is_not_timed(monkeypatch):
+    options = dense_layers.parser().parse_args([])
+
+    class Wrong:
+        def apply_float32(self, x, weight, y, n_rows, n_in, n_out, n_times):
+            np.ctypeslib.as_array(ctypes.cast(y.value, ctypes.POINTER(ctypes.c_float)), (n_rows, n_out))[
+                :
+            ] = 1.0
+
+    with pytest.raises(BenchmarkError, match="off"):
+        dense_layers.kernel_rate(Wrong(), (4, 8, 16), "float32", options)
 
 
 @pytest.mark.slow
