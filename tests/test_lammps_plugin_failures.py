@@ -25,22 +25,20 @@ variable nan equal 1e200*1e200-1e200*1e200
 """
 
 
-@pytest.fixture(scope="module", params=["local", "painn"])
-def family(request) -> str:
-    needs(request.param)
-    return request.param
+FAMILIES = ("local", "painn")
 
 
 @pytest.fixture(scope="module")
-def folder(family, tmp_path_factory):
+def folder(tmp_path_factory):
     """Weights good and bad, and two clusters of twelve atoms in a long box, one for each rank."""
+    needs(*FAMILIES)
     folder = tmp_path_factory.mktemp("failures")
     left = 1.2 * np.indices((2, 2, 3)).reshape(3, -1).T + [5.0, 3.0, 3.0]
     atoms = Atoms("OH" * 12, np.concatenate([left, left + [20.0, 0.0, 0.0]]), cell=[40, 10, 10], pbc=True)
     write_lammps_data(folder / "clusters.data", atoms, ("O", "H"))
     add_bond(folder / "clusters.data", folder / "bonded.data")
-    write_students(folder, family)
-    whole = (folder / f"{family}.weights").read_bytes()
+    write_students(folder, *FAMILIES)
+    whole = (folder / "local.weights").read_bytes()
     middle = len(whole) // 2
     (folder / "cut.weights").write_bytes(whole[:middle])
     flipped = bytes([whole[middle] ^ 1])
@@ -78,8 +76,8 @@ def test_bad_file(folder, ranks, file, why):
 
 
 @BOTH
-def test_element_the_student_does_not_know(folder, ranks, family):
-    finished = fail(folder, ranks, mlffd(family, "O Si") + "\nrun 0\n")
+def test_element_the_student_does_not_know(folder, ranks):
+    finished = fail(folder, ranks, mlffd("local", "O Si") + "\nrun 0\n")
     assert "pair_coeff names Si, but the student of" in reason(finished)
     assert "knows only H O" in reason(finished)
     assert not finished.lines("   Step")  # it ends before step 0
@@ -92,13 +90,13 @@ def test_unknown_setting(folder, words):
 
 
 @pytest.mark.parametrize("elements", ["O", "O H H", ""])
-def test_wrong_number_of_elements(folder, family, elements):
-    line = reason(fail(folder, 1, mlffd(family, elements) + "\n"))
+def test_wrong_number_of_elements(folder, elements):
+    line = reason(fail(folder, 1, mlffd("local", elements) + "\n"))
     assert "one element or NULL for each of the 2 atom types" in line
 
 
-def test_no_element_at_all(folder, family):
-    fail(folder, 1, mlffd(family, "NULL NULL") + "\nrun 0\n")
+def test_no_element_at_all(folder):
+    fail(folder, 1, mlffd("local", "NULL NULL") + "\nrun 0\n")
 
 
 def test_no_pair_coeff(folder):
@@ -113,17 +111,18 @@ def test_no_pair_coeff(folder):
         ("newton on", "newton off", "requires newton on"),
     ],
 )
-def test_settings_of_lammps(folder, ranks, family, before, after, why):
+def test_settings_of_lammps(folder, ranks, before, after, why):
     start = START.replace(before, after)
-    assert why in reason(fail(folder, ranks, mlffd(family) + "\nrun 0\n", start))
+    assert why in reason(fail(folder, ranks, mlffd("local") + "\nrun 0\n", start))
 
 
-def test_special_bonds_that_hide_pairs(folder, family):
+def test_special_bonds_that_hide_pairs(folder):
     start = START.replace("newton on", "newton on\natom_style bond\nbond_style zero")
-    commands = "bond_coeff *\n" + mlffd(family) + "\nrun 0\n"
+    commands = "bond_coeff *\n" + mlffd("local") + "\nrun 0\n"
     assert "special_bonds lj/coul 1 1 1" in reason(fail(folder, 1, commands, start, "bonded.data"))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @BOTH
 @pytest.mark.parametrize("group", ["all", "last"])
 def test_coordinates_become_nan(folder, ranks, family, group):
@@ -138,6 +137,7 @@ run 50
     assert "coordinates are not numbers any more" in reason(fail(folder, ranks, commands))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @BOTH
 def test_atoms_that_coincide(folder, ranks, family):
     """Only one of the ranks fails; the other would wait for it for ever."""
@@ -163,9 +163,8 @@ def test_plugin_of_another_lammps(folder, ranks, tmp_path, monkeypatch):
     )
 
 
-@BOTH
-@pytest.mark.parametrize("bundle", ["absent.mlffd", "damaged.mlffd"])
-def test_in_water_plugin_with_a_bad_bundle(tmp_path, ranks, bundle):
+@pytest.mark.parametrize(("bundle", "ranks"), [("damaged.mlffd", 1), ("absent.mlffd", 2)])
+def test_in_water_plugin_with_a_bad_bundle(tmp_path, bundle, ranks):
     needs("local")
     for name in ("in.water-plugin", "water512.data"):
         shutil.copy(INPUTS / name, tmp_path)
