@@ -149,38 +149,43 @@ int mlffd_evaluate_pairs(
 void mlffd_edge_vectors(
     int64_t n_systems, const int64_t *first_atom, const int64_t *first_edge, const int32_t *neighbor,
     const int32_t *cell_shifts, const double *positions, const double *cells, double *edge_vectors) {
+  double *__restrict vectors = edge_vectors;
   for (int64_t system = 0; system < n_systems; ++system) {
-    const double *cell = cells + 9 * system;
-    for (int64_t i = first_atom[system]; i < first_atom[system + 1]; ++i)
-      for (int64_t k = first_edge[i]; k < first_edge[i + 1]; ++k)
-        for (int axis = 0; axis < 3; ++axis) {
-          const int32_t *shift = cell_shifts + 3 * k;
-          const double image =
-              shift[0] * cell[axis] + shift[1] * cell[3 + axis] + shift[2] * cell[6 + axis];
-          // the difference first: an edge and its reverse are then exactly opposite
-          edge_vectors[3 * k + axis] = (positions[3 * neighbor[k] + axis] - positions[3 * i + axis]) + image;
-        }
+    double cell[9];
+    memcpy(cell, cells + 9 * system, sizeof cell);
+    for (int64_t i = first_atom[system]; i < first_atom[system + 1]; ++i) {
+      const double own[3] = {positions[3 * i], positions[3 * i + 1], positions[3 * i + 2]};
+      for (int64_t k = first_edge[i]; k < first_edge[i + 1]; ++k) {
+        const double *other = positions + 3 * int64_t(neighbor[k]);
+        const double a = cell_shifts[3 * k], b = cell_shifts[3 * k + 1], c = cell_shifts[3 * k + 2];
+        // the difference first: an edge and its reverse are then exactly opposite
+        for (int axis = 0; axis < 3; ++axis)
+          vectors[3 * k + axis] =
+              (other[axis] - own[axis]) + (a * cell[axis] + b * cell[3 + axis] + c * cell[6 + axis]);
+      }
+    }
   }
 }
 
 void mlffd_sum_forces(
     int64_t n_systems, const int64_t *first_atom, const int64_t *first_edge, const int32_t *neighbor,
     const double *edge_vectors, const double *gradient, double *forces, double *virials) {
-  memset(forces, 0, sizeof(double) * 3 * size_t(first_atom[n_systems]));
+  double *__restrict total = forces;
+  memset(total, 0, sizeof(double) * 3 * size_t(first_atom[n_systems]));
   for (int64_t system = 0; system < n_systems; ++system) {
     double virial[9] = {};
     for (int64_t i = first_atom[system]; i < first_atom[system + 1]; ++i) {
       double own[3] = {};
       for (int64_t k = first_edge[i]; k < first_edge[i + 1]; ++k) {
         const double *g = gradient + 3 * k, *r = edge_vectors + 3 * k;
-        double *other = forces + 3 * int64_t(neighbor[k]);
+        double *other = total + 3 * int64_t(neighbor[k]);
         for (int a = 0; a < 3; ++a) {
           own[a] += g[a];
           other[a] -= g[a];
           for (int b = 0; b < 3; ++b) virial[3 * a + b] -= r[a] * g[b];
         }
       }
-      for (int a = 0; a < 3; ++a) forces[3 * i + a] += own[a];
+      for (int a = 0; a < 3; ++a) total[3 * i + a] += own[a];
     }
     memcpy(virials + 9 * system, virial, sizeof virial);
   }
