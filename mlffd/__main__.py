@@ -86,6 +86,17 @@ def parser() -> argparse.ArgumentParser:
     sub = verb(run_lammps_plugin, "plugin", lammps)
     sub.add_argument("--lammps", type=Path, help="an lmp, virtual environment, source tree or header folder")
     sub.add_argument("-o", "--output", type=Path, help="copy the plugin to this file")
+    sub = verb(run_lammps_input, "input", lammps)
+    sub.add_argument("structure", type=Path, help="any file ASE reads; the last frame counts")
+    sub.add_argument("--student", required=True, help="student bundle, or name of a shipped student")
+    sub.add_argument("-o", "--output", type=Path, required=True, help="input to write; FILE.data beside it")
+    sub.add_argument("--ensemble", default="nvt", help="nve, nvt (default), npt or minimize")
+    sub.add_argument("--temperature", type=float, default=300.0, help="K (default %(default)s)")
+    sub.add_argument("--pressure", type=float, default=1.0, help="bar, for npt (default %(default)s)")
+    sub.add_argument("--time-step", type=float, default=0.5, help="fs (default %(default)s)")
+    sub.add_argument("--steps", type=int, default=10000, help="(default %(default)s)")
+    sub.add_argument("--style", default="mlffd", help="mlffd, the plugin (default), or mliap")
+    sub.add_argument("--seed", type=int, default=20260704, help="of the velocities (default %(default)s)")
     sub = verb(run_lammps_summary, "summary", lammps)
     sub.add_argument("log", type=Path, help="LAMMPS log file")
     sub.add_argument("--temperature", type=float, help="K; another one over the second half is an error")
@@ -206,6 +217,17 @@ def run_lammps_plugin(options) -> None:
     from mlffd.drivers.lammps_plugin import build_plugin
 
     print(build_plugin(options.lammps, options.output))
+
+
+def run_lammps_input(options) -> None:
+    """Write a commented LAMMPS input and data file for a structure and a student."""
+    from dataclasses import fields
+
+    from mlffd.drivers.lammps_input import RunPlan, write_input
+
+    plan = RunPlan(**{field.name: getattr(options, field.name) for field in fields(RunPlan)})
+    data = write_input(options.structure, options.student, options.output, plan)
+    print(f"wrote {options.output} and {data}: run it by `lmp -in {options.output.name}` in its folder")
 
 
 def run_lammps_summary(options) -> None:

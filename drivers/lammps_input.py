@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: MIT
+"""A commented LAMMPS input and data file from a structure and a student: ``mlffd lammps input``."""
+
+import os
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.io import read
+from ase.io.formats import UnknownFileTypeError
+from ase.io.lammpsdata import write_lammps_data
+
+from mlffd.bundle import read_bundle
+from mlffd.errors import ConfigError
+from mlffd.files import write_atomically
+from mlffd.students.student import Student, check_species
+
+ENSEMBLES = ("nve", "nvt", "npt", "minimize")
+STYLES = ("mlffd", "mliap")
+VACUUM = 10.0  # Å on each side, along directions that are not periodic
+THERMOSTAT_TIME, BAROSTAT_TIME = 0.1, 1.0  # ps
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What the input is to do."""
+
+    ensemble: str = "nvt"  # one of ENSEMBLES
+    temperature: float = 300.0  # K
+    pressure: float = 1.0  # bar
+    time_step: float = 0.5  # fs
+    steps: int = 10000
+    style: str = "mlffd"  # one of STYLES: the plugin, or ML-IAP
+    seed: int = 20260704
+
+    def __post_init__(self):
+        for name, value, known in (("ensemble", self.ensemble, ENSEMBLES), ("style", self.style, STYLES)):
+            if value not in known:
+                raise ConfigError(f"{name} is one of {', '.join(known)}, not {value!r}")
+        for name in ("temperature", "time_step", "steps", "seed"):
+            if not 0 < getattr(self, name) < np.inf:
+                raise ConfigError(f"{name} must be greater than 0, not {getattr(self, name)}")
+        if not np.isfinite(self.pressure):
+            raise ConfigError(f"pressure must be a number of bar, not {self.pressure}")
+
+
+def write_input(structure: str | Path, student: str, output: str | Path, plan: RunPlan) -> Path:
+    """Write the input ``output`` and, beside it, the data file ``output``.data; returns the latter's path.
+
+    Args:
+        structure: any file that ASE reads; its last frame counts.
+        student: a bundle's path, or the name of a shipped student.
+
+    Raises:
+        ConfigError: the structure cannot be read, or has no cell that the ensemble needs.
+        BundleError, StructureError: no such student, or it does not know an element.
+    """
+    atoms, bundle = read_structure(structure), read_bundle(student)
+    check_species(atoms.numbers.tolist(), bundle.student.species)
+    if plan.ensemble == "npt" and not atoms.pbc.all():
+        raise ConfigError(f"{structure}: constant pressure needs a structure periodic in three directions")
+    if plan.style == "mliap" and bundle.student.n_layers > 1:
+        raise ConfigError(f"{student} passes messages, which ML-IAP does not take yet: choose style mlffd")
+    output = Path(output)
+    data = output.with_name(output.name + ".data")
+    atoms = in_a_box(atoms)
+    write_atomically(data, data_file(atoms))
+    where = os.path.relpath(student, output.parent) if Path(student).is_file() else student
+    text = input_text(atoms, bundle.student, where, Path(structure).name, data.name, plan)
+    write_atomically(output, text)
+    return data
+
+
+def read_structure(path: str | Path) -> Atoms:
+    """The last frame of a file. Raises ConfigError where there is none."""
+    try:
+        atoms = read(path)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist") from error
+    except (OSError, ValueError, KeyError, IndexError, StopIteration, UnknownFileTypeError) as error:
+        raise ConfigError(f"{path} is no structure file that ASE can read: {error}") from error
+    if len(atoms) == 0:
+        raise ConfigError(f"{path} holds no atoms")
+    return atoms
+
+
+def in_a_box(atoms: Atoms) -> Atoms:
+    """The structure with a cell in which it has room along directions that are not periodic."""
+    atoms = atoms.copy()
+    if atoms.pbc.all():
+        return atoms
+    if atoms.pbc.any() and atoms.cell.rank < atoms.pbc.sum():
+        raise ConfigError("the structure is periodic along a direction that its cell does not have")
+    atoms.center(vacuum=VACUUM, axis=tuple(np.flatnonzero(~atoms.pbc)))
+    return atoms
+
+
+def elements_of(atoms: Atoms) -> list[str]:
+    """Chemical symbols in the order of atom types: that of their first atoms."""
+    return list(dict.fromkeys(atoms.symbols))
+
+
+def data_file(atoms: Atoms) -> str:
+    """Text of the LAMMPS data file; atom types are those of ``elements_of``."""
+    text = StringIO()
+    write_lammps_data(
+        text, atoms, specorder=elements_of(atoms), masses=True, units="metal", atom_style="atomic",
+        velocities=bool(atoms.get_velocities().any()),
+    )  # fmt: skip
+    return text.getvalue()
+
+
+def input_text(
+    atoms: Atoms, student: Student, student_name: str, structure: str, data: str, plan: RunPlan
+) -> str:
+    """Text of the input."""
+    elements = " ".join(elements_of(atoms))
+    files, commands, pair = PAIR_STYLES[plan.style]
+    conditions = TITLES[plan.ensemble].format(**vars(plan))
+    return HEAD.format(
+        title=f"{atoms.get_chemical_formula()} from {structure}: {conditions}",
+        student=student_name,
+        files=files,
+        commands=commands,
+        boundary=" ".join("p" if periodic else "m" for periodic in atoms.pbc),
+        data=data,
+        types=", ".join(f"{k} is {symbol}" for k, symbol in enumerate(elements_of(atoms), 1)),
+        pair=pair.format(elements=elements),
+        cutoff=student.cutoff,
+    ) + motion(atoms, plan, elements)
+
+
+def motion(atoms: Atoms, plan: RunPlan, elements: str) -> str:
+    """The part of the input that moves atoms."""
+    if plan.ensemble == "minimize":
+        return DUMP.format(elements=elements) + MINIMIZE
+    times = dict(thermostat=THERMOSTAT_TIME, barostat=BAROSTAT_TIME)
+    return DUMP.format(elements=elements) + DYNAMICS.format(
+        **vars(plan),
+        time_step_ps=1e-3 * plan.time_step,
+        velocities=velocities(atoms, plan),
+        fix=FIXES[plan.ensemble].format(**vars(plan), **times),
+    )
+
+
+def velocities(atoms: Atoms, plan: RunPlan) -> str:
+    """The command that draws velocities, or a comment where the structure has its own."""
+    if atoms.get_velocities().any():
+        return "# velocities are those of the structure"
+    return f"velocity        all create ${{temperature}} {plan.seed} mom yes rot no dist gaussian"
+
+
+TITLES = {
+    "nve": "constant energy, from {temperature:g} K",
+    "nvt": "{temperature:g} K",
+    "npt": "{temperature:g} K and {pressure:g} bar",
+    "minimize": "to the nearest minimum",
+}
+PAIR_STYLES = {
+    "mlffd": (
+        "student.weights mlffdplugin.so",
+        "shell           mlffd lammps export ${student} -o student.weights\n"
+        "shell           mlffd lammps plugin -o mlffdplugin.so",
+        "plugin          load ./mlffdplugin.so\n"
+        "pair_style      mlffd               # precision float64, threads 4 may follow\n"
+        "pair_coeff      * * student.weights {elements}",
+    ),
+    "mliap": (
+        "student.pt",
+        "shell           mlffd lammps export ${student} -o student.pt",
+        "pair_style      mliap unified student.pt 0\npair_coeff      * * {elements}",
+    ),
+}
+HEAD = """\
+# {title}
+#
+#   lmp -in THIS_FILE                    one rank
+#   mpiexec -n 4 lmp -in THIS_FILE       four
+#   mlffd lammps summary log.lammps      the run in one line, afterwards
+
+variable        student index {student}
+
+# what the pair style below reads
+shell           rm -f {files}
+{commands}
+
+units           metal               # eV, Angstrom, ps, bar
+atom_style      atomic
+boundary        {boundary}
+newton          on
+read_data       {data}    # type {types}
+
+{pair}
+
+neighbor        1.0 bin             # a skin of 1 Angstrom on the cutoff of {cutoff:g}
+neigh_modify    every 1 delay 0 check yes
+"""
+DUMP = """
+# ase.io.read("dump.lammpstrj", ":") reads it, elements, cell and forces included
+dump            trajectory all custom 100 dump.lammpstrj id element x y z fx fy fz
+dump_modify     trajectory element {elements} sort id
+"""
+MINIMIZE = """
+min_style       cg
+thermo          10
+thermo_style    custom step pe fmax press
+minimize        0.0 1.0e-3 1000 10000    # until no force exceeds 1 meV/Angstrom
+write_data      minimized.data nocoeff
+"""
+DYNAMICS = """
+variable        temperature index {temperature:g}
+variable        steps index {steps}
+{velocities}
+timestep        {time_step_ps:g}              # ps
+fix             motion all {fix}
+
+variable        ns_per_day equal spcpu*dt*86.4    # from steps a second, the time step in ps
+thermo          100
+thermo_style    custom step time temp pe etotal econserve press density v_ns_per_day
+
+run             ${{steps}}
+write_restart   final.restart
+"""
+FIXES = {
+    "nve": "nve",
+    "nvt": "nvt temp ${{temperature}} ${{temperature}} {thermostat:g}",
+    "npt": "npt temp ${{temperature}} ${{temperature}} {thermostat:g} &\n"
+    "                iso {pressure:g} {pressure:g} {barostat:g}",
+}
