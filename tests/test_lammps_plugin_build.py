@@ -101,6 +101,12 @@ def test_one_lammps_by_many_names(environment, place):
     assert lammps.mpi == environment / "include"
 
 
+def test_strings_of_old_systems(environment):
+    (library,) = environment.rglob("liblammps.so")
+    library.write_bytes(b"\0_ZN9LAMMPS_NS5Error3allERKSsiS2_\0")
+    assert find_lammps(environment).definitions[-1] == "_GLIBCXX_USE_CXX11_ABI=0"
+
+
 @pytest.mark.parametrize("place", [".", "src", "build/lmp"])
 def test_source_tree(tmp_path, place):
     write(tmp_path / "src" / "pair.h")
