@@ -57,7 +57,6 @@ class NeighborDensity {
     groups_.resize(n_centers * most_groups * group_size());
     group_edges_.resize(n_centers * most_groups * width);
     runs_.resize(n_centers * most_runs), first_run_.resize(n_centers + 1);
-    harmonics_.resize(bin_size_ * harmonics_width<3>);
     one_species_.resize(size_t(definition.n_radial) * harmonics_width<3>);
     clear();
   }
@@ -70,18 +69,8 @@ class NeighborDensity {
     memset(static_cast<void *>(density), 0, definition_.n_columns() * harmonics_width<L> * sizeof(T));
     shortest2_ = broadcast<double>(definition_.cutoff * definition_.cutoff);
     first_run_[n_centers_++] = n_runs_;
-    for (int species = 0; species < definition_.n_species; ++species) {
-      const size_t first = species * bin_size_;
-      const int n_edges = int(bin_end_[species] - first);
-      if (!n_edges) continue;
-      const Run run = {species, n_edges, n_groups_};
-      runs_[n_runs_++] = run;
-      n_groups_ += padded<T>(n_edges) / width;
-      memcpy(group_edges_.data() + run.first_group * width, edge_.data() + first, n_edges * sizeof(int32_t));
-      distances(first, n_edges);
-      for (int begin = 0; begin < n_edges; begin += width) geometry<L>(run, first, begin);
-      add_run<L>(run, density);
-    }
+    for (int species = 0; species < definition_.n_species; ++species)
+      if (bin_end_[species] > species * bin_size_) add_run<L>(species, density);
     first_run_[n_centers_] = n_runs_;
     return smallest_of(shortest2_);
   }
@@ -118,6 +107,42 @@ class NeighborDensity {
     }
   }
 
+  // Lays out the edges in one bin, and adds them to the density.
+  template <int L>
+  void add_run(int species, T *density) {
+    const size_t first = species * bin_size_;
+    const Run run = {species, int(bin_end_[species] - first), n_groups_};
+    runs_[n_runs_++] = run;
+    n_groups_ += padded<T>(run.n_edges) / width;
+    int32_t *group_edges = group_edges_.data() + run.first_group * width;
+    for (int k = 0; k < run.n_edges; ++k) group_edges[k] = edge_[first + k];
+    distances(first, run.n_edges);
+    const int n_values = definition_.n_radial * harmonics_width<L>;
+    memset(static_cast<void *>(one_species_.data()), 0, n_values * sizeof(T));
+    T *values = groups_.data() + run.first_group * group_size();
+    for (int begin = 0; begin < run.n_edges; begin += width, values += group_size()) {
+      const int n_edges = run.n_edges - begin < width ? run.n_edges - begin : width;
+      geometry<L>(first, begin, n_edges, values);
+      add_group<L, rows_at_once<L>()>(values, n_edges, 0);
+    }
+    for (int d = 0; d < definition_.n_weights; ++d)
+      add_weighted(weight(species, d), n_values, one_species_.data(), density + d * n_values);
+  }
+
+  T weight(int species, int d) const { return weights_[species * definition_.n_weights + d]; }
+
+  static void add_weighted(T weight, int n_values, const T *values, T *sum) {
+    if (weight == 0) return;
+    for (int k = 0; k < n_values; k += width) store(sum + k, load(sum + k) + weight * load(values + k));
+  }
+
+  // As many sums as hide the latency of an addition and fit the registers.
+  template <int L>
+  static constexpr int rows_at_once() {
+    constexpr int n_sums = MLFFD_VECTOR_BYTES == 64 ? 16 : 8, n_vectors = harmonics_width<L> / width;
+    return n_vectors == 1 ? 8 : (n_sums > n_vectors ? n_sums / n_vectors : 1);
+  }
+
   // Fills up the last group of a bin with edges that have no effect, and finds all distances.
   void distances(size_t first, int n_edges) {
     double *__restrict x = x_.data() + first, *__restrict y = y_.data() + first;
@@ -127,12 +152,12 @@ class NeighborDensity {
     for (int k = 0; k < end; ++k) r[k] = __builtin_sqrt(x[k] * x[k] + y[k] * y[k] + z[k] * z[k]);
   }
 
-  // Fills the group of the edges from `begin` on, and the rows of their harmonics.
+  // The group of the edges from `begin` on in the bin at `first`, and their harmonics_. Lanes past the last edge
+  // hold anything: nobody reads what comes of them.
   template <int L>
-  void geometry(const Run &run, size_t first, int begin) {
-    T *values = groups_.data() + run.first_group * group_size() + begin / width * group_size();
+  void geometry(size_t first, int begin, int n_edges, T *values) {
     const typename BesselBasis<Vector<double>>::Constants constants = constants_;
-    for (int lane = 0; lane < width && begin + lane < run.n_edges; lane += Simd<double>::width) {
+    for (int lane = 0; lane < n_edges; lane += Simd<double>::width) {
       const size_t slot = first + begin + lane;
       const Vector<double> r = load(r_.data() + begin + lane), inverse = 1.0 / r, r2 = r * r;
       shortest2_ = r2 < shortest2_ ? r2 : shortest2_;
@@ -149,73 +174,55 @@ class NeighborDensity {
         store_rounded(radial_slope + n * width, slope);
       }
     }
-    Vector<T> rows[harmonics_width<L>] = {};
+    Vector<T> rows[harmonics_width<L>];
     spherical_harmonics<T, L>(load(values), load(values + width), load(values + 2 * width), rows);
-    T *transposed = harmonics_.data() + begin * harmonics_width<L>;
+    for (int m = n_harmonics<L>; m < harmonics_width<L>; ++m) rows[m] = Vector<T>{};
     for (int m = 0; m < harmonics_width<L>; m += width) {
       transpose<T>(rows + m);
-      for (int k = 0; k < width; ++k) store(transposed + k * harmonics_width<L> + m, rows[m + k]);
+      for (int k = 0; k < width; ++k) store(harmonics_ + k * harmonics_width<L> + m, rows[m + k]);
     }
   }
 
-  template <int L>
-  void add_run(const Run &run, T *density) {
-    // as many sums at a time as hide the latency of an addition and leave registers
-    constexpr int n_vectors = harmonics_width<L> / width;
-    constexpr int n_sums = MLFFD_VECTOR_BYTES == 64 ? 16 : 8;
-    constexpr int n_at_once = n_vectors == 1 ? 8 : (n_sums / n_vectors > 1 ? n_sums / n_vectors : 1);
-    sums<L, n_at_once>(run, 0, harmonics_.data());
-    const int n_values = definition_.n_radial * harmonics_width<L>;
-    for (int d = 0; d < definition_.n_weights; ++d) {
-      const T weight = weights_[run.species * definition_.n_weights + d];
-      if (weight == 0) continue;
-      T *sum = density + d * n_values;
-      for (int k = 0; k < n_values; k += width)
-        store(sum + k, load(sum + k) + weight * load(one_species_.data() + k));
-    }
-  }
-
-  // one_species_ (n_radial, harmonics_width) from row `first` on, N rows at a time.
+  // Adds the group of edges in `values` to one_species_, to its rows from `first` on, N at a time.
   template <int L, int N>
-  void sums(const Run &run, int first, const T *harmonics) {
+  void add_group(const T *values, int n_edges, int first) {
     int n = first;
-    for (; n + N <= definition_.n_radial; n += N) sum_rows<L, N>(run, n, harmonics);
-    if constexpr (N > 1) sums<L, N / 2>(run, n, harmonics);
+    for (; n + N <= definition_.n_radial; n += N)
+      add_rows<L, N>(values + (4 + n) * width, n_edges, one_species_.data() + n * harmonics_width<L>);
+    if constexpr (N > 1) add_group<L, N / 2>(values, n_edges, n);
   }
 
+  // Each group is summed up by itself: rounding errors of many edges in a row would be larger.
   template <int L, int N>
-  void sum_rows(const Run &run, int first, const T *harmonics) {
+  void add_rows(const T *radial, int n_edges, T *density) {
     constexpr int M = harmonics_width<L> / width;
-    Vector<T> sum[N][M] = {};
-    const T *radial = groups_.data() + run.first_group * group_size() + (4 + first) * width;
-    for (int begin = 0; begin < run.n_edges; begin += width, radial += group_size()) {
-      Vector<T> part[N][M] = {};
-      for (int k = 0; k < width && begin + k < run.n_edges; ++k, harmonics += harmonics_width<L>)
-#pragma GCC unroll 8
-        for (int n = 0; n < N; ++n)
-#pragma GCC unroll 8
-          for (int m = 0; m < M; ++m) part[n][m] += radial[n * width + k] * load(harmonics + m * width);
-#pragma GCC unroll 8
-      for (int n = 0; n < N; ++n)
-#pragma GCC unroll 8
-        for (int m = 0; m < M; ++m) sum[n][m] += part[n][m];
-    }
+    const T *harmonics = harmonics_;
+    Vector<T> sum[N][M];
+#pragma GCC unroll 16
     for (int n = 0; n < N; ++n)
-      for (int m = 0; m < M; ++m)
-        store(one_species_.data() + (first + n) * harmonics_width<L> + m * width, sum[n][m]);
+#pragma GCC unroll 16
+      for (int m = 0; m < M; ++m) sum[n][m] = Vector<T>{};
+    for (int k = 0; k < n_edges; ++k, harmonics += harmonics_width<L>)
+#pragma GCC unroll 16
+      for (int n = 0; n < N; ++n)
+#pragma GCC unroll 16
+        for (int m = 0; m < M; ++m) sum[n][m] += radial[n * width + k] * load(harmonics + m * width);
+#pragma GCC unroll 16
+    for (int n = 0; n < N; ++n)
+#pragma GCC unroll 16
+      for (int m = 0; m < M; ++m) {
+        T *at = density + n * harmonics_width<L> + m * width;
+        store(at, load(at) + sum[n][m]);
+      }
   }
 
+  // The gradients of one species' edges.
   template <int L>
   void run_gradients(const Run &run, const T *density_gradient, double *gradient) {
     const int n_values = definition_.n_radial * harmonics_width<L>;
     memset(static_cast<void *>(one_species_.data()), 0, n_values * sizeof(T));
-    for (int d = 0; d < definition_.n_weights; ++d) {
-      const T weight = weights_[run.species * definition_.n_weights + d];
-      if (weight == 0) continue;
-      T *sum = one_species_.data();
-      for (int k = 0; k < n_values; k += width)
-        store(sum + k, load(sum + k) + weight * load(density_gradient + d * n_values + k));
-    }
+    for (int d = 0; d < definition_.n_weights; ++d)
+      add_weighted(weight(run.species, d), n_values, density_gradient + d * n_values, one_species_.data());
     const int32_t *edge = group_edges_.data() + run.first_group * width;
     const T *values = groups_.data() + run.first_group * group_size();
     for (int begin = 0; begin < run.n_edges; begin += width, values += group_size(), edge += width) {
@@ -265,7 +272,8 @@ class NeighborDensity {
   Array<int32_t> edge_;
   // what is known of one species' edges
   Array<double> r_;
-  Array<T> harmonics_, one_species_;
+  Array<T> one_species_;                                 // (n_radial, harmonics_width)
+  alignas(64) T harmonics_[width * harmonics_width<3>];  // (width, harmonics_width)
   Vector<double> shortest2_;
   // of all edges in the block
   Array<T> groups_;

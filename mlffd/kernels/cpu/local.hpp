@@ -3,6 +3,8 @@
 // from edges to energies and back while all that belongs to them is in the cache.
 #pragma once
 
+#include <omp.h>
+
 #include <cstdio>
 
 #include "baseline.hpp"
@@ -22,6 +24,7 @@ inline const double *network_array(const Block &block, int species, const char *
   return block.array(full_name, count);
 }
 
+// The numbers that say how large everything is; the constructor refuses those that do not fit together.
 struct LocalSizes {
   static constexpr int most_hidden = 8;
   DensityDefinition density;
@@ -69,9 +72,10 @@ constexpr size_t channels_stride(int channels) {
 // What the networks need for the atoms of a block; n is the number of them, rows of T are whole vectors.
 template <class T>
 struct NetworkWorkspace {
-  Array<T> channels;                                              // (n_harmonics, n, 2 * channels)
-  Array<T> invariants;                                            // (n, n_kinds * channels)
-  Array<T> hidden[LocalSizes::most_hidden], slopes[LocalSizes::most_hidden];  // (n, hidden[k])
+  Array<T> channels;                         // (n_harmonics, n, 2 * channels)
+  Array<T> invariants;                       // (n, n_kinds * channels)
+  Array<T> hidden[LocalSizes::most_hidden];  // (n, hidden[k])
+  Array<T> slopes[LocalSizes::most_hidden];  // of the activations
 
   void reserve(const LocalSizes &sizes) {
     const size_t wide = padded<T>(sizes.channels);
@@ -88,7 +92,6 @@ struct NetworkWorkspace {
 template <class T>
 class Perceptron {
  public:
-  // n_in is what `read` fills up n_kinds * channels to.
   void read(const Block &block, int species, const LocalSizes &sizes) {
     n_hidden_ = sizes.n_hidden;
     const size_t n_invariants = size_t(sizes.n_kinds()) * sizes.channels;
@@ -113,7 +116,7 @@ class Perceptron {
     }
   }
 
-  // invariants (n, n_in) become the gradient of the sum of energies (n,) with respect to them.
+  // work.invariants (n, n_kinds * channels) become the gradient of the sum of energies (n,) with respect to them.
   void evaluate(int n, NetworkWorkspace<T> &work, double *energies) const {
     for (int k = 0; k < n_hidden_; ++k) {
       const Dense<T> &layer = forward_[k];
@@ -321,16 +324,9 @@ class LocalKernel : public Kernel {
     const int n_blocks = divide(edges);
     if (n_threads > n_blocks) n_threads = n_blocks > 0 ? n_blocks : 1;
     reserve(edges, n_threads);
-    int next = 0;
-#pragma omp parallel num_threads(n_threads)
-    {
-      int thread;
-#pragma omp atomic capture
-      thread = next++;
-#pragma omp for schedule(dynamic)
-      for (int k = 0; k < n_blocks; ++k)
-        evaluate_any(edges, blocks_[k], workspaces_[thread], energies, gradient);
-    }
+#pragma omp parallel for num_threads(n_threads) schedule(dynamic)
+    for (int k = 0; k < n_blocks; ++k)
+      evaluate_any(edges, blocks_[k], workspaces_[omp_get_thread_num()], energies, gradient);
   }
 
  private:

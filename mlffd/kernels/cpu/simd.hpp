@@ -89,7 +89,7 @@ inline double smallest_of(Vector<double> vector) {
 // a0 b0 a1 b1 ... of the first halves of two vectors, and of the second halves.
 template <class T>
 inline void interleave(Vector<T> a, Vector<T> b, Vector<T> *first, Vector<T> *second) {
-  typedef typename Simd<T>::integers integers;
+  typedef typename Simd<T>::integers integers [[maybe_unused]];
   if constexpr (Simd<T>::width == 2) {
     *first = MLFFD_SHUFFLE(integers, a, b, 0, 2);
     *second = MLFFD_SHUFFLE(integers, a, b, 1, 3);
