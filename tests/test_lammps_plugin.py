@@ -324,6 +324,42 @@ def test_dynamics_conserve_energy(folder, family, ranks):
     assert np.ptp(run.thermo["TotEng"]) < 2e-3 * exchanged
 
 
+HEAT_FLUX = """
+units metal
+newton on
+boundary f f f
+read_data vapor.data
+{potential}
+velocity all create 3000 4711 dist gaussian
+fix motion all nve
+timestep 0.00001
+compute pe all pe/atom
+compute ke all ke/atom
+compute virial all centroid/stress/atom NULL virial
+compute flux all heat/flux ke pe virial
+variable moment atom (c_pe+c_ke)*x
+compute moment all reduce sum v_moment
+thermo_style custom step c_moment c_flux[1] c_flux[4]
+thermo_modify format float %.17g
+thermo 1
+run 2
+"""
+
+
+def test_heat_flux_moves_the_energy(tmp_path):
+    """Of a cluster, sum x_i E_i changes by the flux that LAMMPS makes of atomic energies and virials."""
+    needs("local")
+    write_students(tmp_path, "local")
+    write_lammps_data(tmp_path / "vapor.data", frames()["vapor"], ("O", "H"))
+    finished = run_plugin(HEAT_FLUX.format(potential=mlffd("local")), tmp_path, 2)
+    assert finished.status == 0, finished.output
+    thermo = read_log(tmp_path / "log.lammps").thermo
+    change = (thermo["c_moment"][2] - thermo["c_moment"][0]) / 0.00002
+    flux, convective = thermo["c_flux[1]"][1], thermo["c_flux[4]"][1]
+    assert change - convective == pytest.approx(flux - convective, rel=1e-3)
+    assert abs(flux - convective) > 1.0
+
+
 # ---- with the shipped student, which holds water together ----
 
 
