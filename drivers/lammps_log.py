@@ -15,7 +15,8 @@ _SPEED = re.compile(r"^Performance: (?:.*?, )??(\S+ (?:ns/day|timesteps/s))", re
 _PAIR_STYLE = re.compile(r"^pair_style\s+(.*)", re.MULTILINE)
 _STUDENT = re.compile(r"\bmliap\s+unified\s+(\S+)")
 _PLUGIN_STUDENT = re.compile(r"^mlffd: (\S+): elements ", re.MULTILINE)  # how pair_style mlffd introduces it
-_TIME_STEP = re.compile(r"^\s*Time step\s*: (\S+)", re.MULTILINE)
+# older releases don't say which one they take: the input does
+_TIME_STEP = re.compile(r"^(?:\s*Time step\s*:|timestep)\s+([\d.eE+-]+)", re.MULTILINE)
 _UNITS = re.compile(r"^units\s+(\S+)", re.MULTILINE)
 _PICOSECONDS = {"metal": 1.0, "real": 1e-3}  # LAMMPS' unit of time
 _MEV = {"metal": 1e3, "real": 43.3641}  # LAMMPS' unit of energy

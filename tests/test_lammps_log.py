@@ -40,6 +40,13 @@ def test_drift_is_the_slope_of_the_conserved_energy(tmp_path):
     assert "drift +0.02 meV/atom/ps" in summarize(log_of(tmp_path, [300.0] * 8, drift=1e-5))
 
 
+def test_time_step_of_the_input(tmp_path):
+    path = log_of(tmp_path, [300.0] * 8, drift=1e-5)
+    command = "timestep        ${step}\ntimestep        0.00025   # ps\n"
+    path.write_text(path.read_text().replace("  Time step     : 0.0005\n", command))
+    assert "drift +0.04 meV/atom/ps" in summarize(path)
+
+
 def test_the_last_run_counts(tmp_path):
     path = log_of(tmp_path, [100.0, 100.0])
     first = path.read_text()
