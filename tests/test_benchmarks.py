@@ -340,8 +340,17 @@ def test_what_needs_too_much_memory_is_said(quick_kernels, monkeypatch):
     monkeypatch.setattr(cpu_kernels, "timed", lambda *args: torch.empty(10**15))
     status, results, page = quick_kernels("--backends", "eager")
     assert status == 0
-    assert "allocate" in results["rows"][0]["not_run"]
+    assert results["rows"][0]["not_run"] == "needs more memory than there is"
     assert "not run" in page
+
+
+def test_other_errors_are_not_taken_for_a_want_of_memory(quick_kernels, monkeypatch):
+    def fails(*arguments):
+        raise RuntimeError("the kernel is broken")
+
+    monkeypatch.setattr(cpu_kernels, "timed", fails)
+    with pytest.raises(RuntimeError, match="broken"):
+        quick_kernels("--backends", "eager")
 
 
 def test_dense_layers_beside_blas(tmp_path, monkeypatch):
