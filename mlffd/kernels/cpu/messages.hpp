@@ -5,7 +5,8 @@
 // results do not depend on how many there are.
 #pragma once
 
-#include "table.hpp"
+#include "edges.hpp"
+#include "gemm.hpp"
 
 namespace mlffd {
 namespace MLFFD_ISA {
@@ -30,20 +31,6 @@ class Features {
   int64_t n_atoms_ = 0;
   int n_slots_ = 0;
   Array<T> values_;
-};
-
-// An edge within the cutoff. `row` is where it lies in the caller's list.
-template <class T>
-struct Edge {
-  int32_t atom, row, interval;  // the atom at the other end
-  T t, x, y, z, inverse;        // place in the interval; unit vector from centre to neighbor; 1 / r
-};
-
-// Edges of atom i are edge[first[i]] to edge[last[i]], the last one not included.
-template <class T>
-struct EdgeList {
-  const Edge<T> *edge;
-  const int64_t *first, *last;
 };
 
 // Adds the sums over the lanes of a, b, c and d to four values.
@@ -72,9 +59,6 @@ inline void add_lanes(T *sums, Vector<T> a, Vector<T> b, Vector<T> c, Vector<T> 
 constexpr int source_slots = 6;
 // Scalars and vectors of an atom, and their gradient.
 constexpr int state_slots = 4;
-// dE/dt and dE/du of an edge, u its unit vector.
-constexpr int edge_slots = 4;
-
 // Sums are taken over so many edges at a time: rounding errors grow with the length of a run only.
 constexpr int edges_at_once = 32;
 
@@ -149,9 +133,9 @@ inline void add_messages(
   }
 }
 
-// Adds to the gradient of one atom's source what comes from the states' `gradient` at the centres it sends to,
-// and to that of the edges on which it sends. `sign` is -1 where edges are given as they leave this atom, the
-// reverse of those.
+// Adds to the gradient of one atom's source what comes from the states' `gradient` at the centres that it
+// sends to, and to that of the edges on which it sends. `sign` is -1 where edges are given as they leave this
+// atom, the reverse of those.
 template <class T>
 inline void gather_gradient(
     const T *pieces, const Edge<T> *edge, const Edge<T> *end, T sign, const T *gradient, const T *source,

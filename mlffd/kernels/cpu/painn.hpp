@@ -10,15 +10,12 @@
 //
 // Ghosts: one layer needs nothing. With more, before each layer after the first `exchange->forward` copies
 // to the ghosts what their owners send, one row an atom: 6 x padded(F) values, phi (3) and vectors (3) in
-// blocks of channels. In the backward pass `exchange->reverse` adds the gradients of those rows to the owners.
-// So each is called n_layers - 1 times in an evaluation, whether there are ghosts or not.
+// blocks of channels. In the backward pass `exchange->reverse` adds the gradients of those rows to the
+// owners. So each is called n_layers - 1 times in an evaluation, whether there are ghosts or not.
 #pragma once
-
-#include <omp.h>
 
 #include <cstdio>
 
-#include "baseline.hpp"
 #include "gemm.hpp"
 #include "messages.hpp"
 
@@ -96,9 +93,10 @@ class PainnKernel : public Kernel {
   explicit PainnKernel(const Block &block)
       : n_species_(int(block.count("species_numbers"))),
         features_(block.integer("architecture.features", 2, 4096)),
-        n_layers_(block.integer("architecture.layers", 1, 16)), cutoff_(block.number("cutoff_radius")),
-        baseline_(block, n_species_), radial_(cutoff_, block.integer("architecture.n_radial", 1, 512)),
-        layers_(n_layers_), first_(n_species_), kept_(n_layers_), sources_(n_layers_) {
+        n_layers_(block.integer("architecture.layers", 1, 16)), baseline_(block, n_species_),
+        radial_(block.number("cutoff_radius"), block.integer("architecture.n_radial", 1, 512)),
+        close_(block.number("cutoff_radius"), n_species_), layers_(n_layers_), first_(n_species_),
+        kept_(n_layers_), sources_(n_layers_) {
     n_blocks_ = padded<T>(features_) / lanes;
     n_radial_blocks_ = padded<T>(radial_.n_radial()) / lanes;
     read_densities();
@@ -120,12 +118,11 @@ class PainnKernel : public Kernel {
     if (n_layers_ > 1 && edges.n_centers != edges.n_atoms && !exchange)
       fail("this student passes messages %d edges far: with ghost atoms it needs mlffd_exchange", n_layers_);
     edges_ = &edges, n_threads_ = n_threads;
+    close_.measure(edges, n_threads, radial_, baseline_, atomic_energies, gradient);
     reserve();
-    measure_edges(atomic_energies, gradient);
-    if (n_layers_ > 1) list_incoming();
     forward(exchange, atomic_energies);
     backward(exchange);
-    add_gradient(gradient);
+    close_.add_gradient(radial_.slope_scale(), gradient);
   }
 
  private:
@@ -205,25 +202,15 @@ class PainnKernel : public Kernel {
   // ---- work shared between threads
 
   template <class Work>
-  void for_chunks(int64_t n_atoms, int64_t size, Work work) {
-    const int64_t even = (n_atoms + n_threads_ - 1) / n_threads_;
-    if (size > even && even > 0) size = even;
-    const int64_t n_chunks = (n_atoms + size - 1) / size;
-#pragma omp parallel for num_threads(n_threads_) schedule(static)
-    for (int64_t c = 0; c < n_chunks; ++c) {
-      const int64_t begin = n_atoms * c / n_chunks, end = n_atoms * (c + 1) / n_chunks;
-      work(Chunk{begin, int(end - begin), &(*scratch_)[omp_get_thread_num()]});
-    }
+  void share(int64_t n_atoms, int size, Work work) {
+    for_chunks(n_atoms, size, n_threads_, [&](int64_t begin, int n, int thread) {
+      work(Chunk{begin, n, &(*scratch_)[thread]});
+    });
   }
 
   void reserve() {
-    const int64_t n_atoms = edges_->n_atoms, n_centers = edges_->n_centers, n_edges = edges_->n_edges;
-    edge_.resize(n_edges);
-    distance_.resize(n_edges);
-    last_.resize(n_centers);
-    edge_gradient_.resize(size_t(n_edges) * edge_slots);
-    find_species();
-    densities_.resize(n_radial_blocks_, n_centers, state_slots * n_present_);
+    const int64_t n_atoms = edges_->n_atoms, n_centers = edges_->n_centers;
+    densities_.resize(n_radial_blocks_, n_centers, state_slots * close_.n_present());
     state_.resize(n_blocks_, n_centers, state_slots);
     gradient_.resize(n_blocks_, n_centers, state_slots);
     source_gradient_.resize(n_blocks_, n_layers_ > 1 ? n_atoms : 0, source_slots);
@@ -236,134 +223,7 @@ class PainnKernel : public Kernel {
       scratch_ = nullptr;
       scratch_ = new Items<Features<T>>(n_threads_);
       for (int k = 0; k < n_threads_; ++k) (*scratch_)[k].resize(n_blocks_, dense_chunk, scratch_slots);
-      counts_.resize(size_t(n_threads_) * (n_species_ + 1));
     }
-  }
-
-  // Species among the atoms, in their order: place_of_[species] and present_[place].
-  void find_species() {
-    place_of_.resize(n_species_);
-    present_.resize(n_species_);
-    n_present_ = 0;
-    for (int s = 0; s < n_species_; ++s) place_of_[s] = 0;
-    for (int64_t i = 0; i < edges_->n_atoms; ++i) place_of_[edges_->species_idx[i]] = 1;
-    for (int s = 0; s < n_species_; ++s)
-      if (place_of_[s]) present_[n_present_] = s, place_of_[s] = n_present_++;
-  }
-
-  // ---- edges
-
-  void measure_edges(double *atomic_energies, double *gradient) {
-    for_chunks(edges_->n_centers, dense_chunk, [&](const Chunk &chunk) {
-      int32_t *counts = counts_.data() + size_t(omp_get_thread_num()) * (n_species_ + 1);
-      for (int64_t i = chunk.begin; i < chunk.begin + chunk.n; ++i)
-        atomic_energies[i] = measure_centre(i, counts, gradient);
-    });
-  }
-
-  // Edges of one centre within the cutoff, grouped by the species of the neighbor; what is left out has no
-  // gradient. Returns reference energy and repulsion.
-  double measure_centre(int64_t i, int32_t *counts, double *gradient) {
-    const int64_t first = edges_->first_edge[i], end = edges_->first_edge[i + 1];
-    std::memset(gradient + 3 * first, 0, sizeof(double) * 3 * (end - first));
-    std::memset(edge_gradient_.data() + edge_slots * first, 0, sizeof(T) * edge_slots * (end - first));
-    measure_distances(first, end);
-    count_species(first, end, counts);
-    last_[i] = first + counts[n_present_];
-    double energy = baseline_.reference(edges_->species_idx[i]);
-    for (int64_t k = first; k < end; ++k) {
-      if (!within(k)) continue;
-      edge_[first + counts[place(k)]++] = edge_of(k);
-      if (!(distance_[k] >= baseline_.largest_reach())) energy += repulsion(i, k, gradient + 3 * k);
-    }
-    return energy;
-  }
-
-  void measure_distances(int64_t first, int64_t end) {
-    const double *vector = edges_->edge_vectors;
-    double *distance = distance_.data();
-    for (int64_t k = first; k < end; ++k) {
-      const double x = vector[3 * k], y = vector[3 * k + 1], z = vector[3 * k + 2];
-      distance[k] = __builtin_sqrt(x * x + y * y + z * z);
-    }
-  }
-
-  // How many edges lead to the species before each that is present, and to all.
-  void count_species(int64_t first, int64_t end, int32_t *counts) const {
-    for (int p = 0; p <= n_present_; ++p) counts[p] = 0;
-    for (int64_t k = first; k < end; ++k)
-      if (within(k)) ++counts[1 + place(k)];
-    for (int p = 0; p < n_present_; ++p) counts[p + 1] += counts[p];
-  }
-
-  // What is not a number stays, to be seen in the results.
-  bool within(int64_t k) const { return !(distance_[k] >= cutoff_); }
-  int place(int64_t k) const { return place_of_[edges_->species_idx[edges_->neighbor[k]]]; }
-
-  Edge<T> edge_of(int64_t k) const {
-    const double *vector = edges_->edge_vectors + 3 * k, inverse = 1.0 / distance_[k];
-    Edge<T> edge;
-    edge.atom = edges_->neighbor[k], edge.row = int32_t(k);
-    radial_.locate(distance_[k], &edge.interval, &edge.t);
-    edge.x = T(vector[0] * inverse), edge.y = T(vector[1] * inverse), edge.z = T(vector[2] * inverse);
-    edge.inverse = T(inverse);
-    return edge;
-  }
-
-  double repulsion(int64_t i, int64_t k, double *gradient) const {
-    double slope;
-    const double r = distance_[k];
-    const int32_t *species = edges_->species_idx;
-    const double energy = baseline_.energy(species[i], species[edges_->neighbor[k]], r, &slope);
-    for (int axis = 0; axis < 3; ++axis) gradient[axis] = slope * edges_->edge_vectors[3 * k + axis] / r;
-    return energy;
-  }
-
-  // Edges by the atom they lead to. With `reverse` they are the reverse of an atom's own edges.
-  void list_incoming() {
-    const EdgeList<T> own{edge_.data(), edges_->first_edge, last_.data()};
-    incoming_list_ = own;
-    if (edges_->reverse) return;
-    const int64_t n_atoms = edges_->n_atoms;
-    incoming_.resize(edges_->n_edges);
-    incoming_first_.resize(n_atoms);
-    incoming_last_.resize(n_atoms);
-    for (int64_t j = 0; j < n_atoms; ++j) incoming_last_[j] = 0;
-    for_own_edges([&](int64_t, const Edge<T> &edge) { ++incoming_last_[edge.atom]; });
-    for (int64_t j = 0, sum = 0; j < n_atoms; ++j) {
-      incoming_first_[j] = sum;
-      sum += incoming_last_[j];
-      incoming_last_[j] = incoming_first_[j];
-    }
-    for_own_edges([&](int64_t i, const Edge<T> &edge) {
-      Edge<T> &copy = incoming_[incoming_last_[edge.atom]++];
-      copy = edge;
-      copy.atom = int32_t(i);
-    });
-    incoming_list_ = {incoming_.data(), incoming_first_.data(), incoming_last_.data()};
-  }
-
-  template <class Work>
-  void for_own_edges(Work work) {
-    for (int64_t i = 0; i < edges_->n_centers; ++i)
-      for (int64_t k = edges_->first_edge[i]; k < last_[i]; ++k) work(i, edge_[k]);
-  }
-
-  // From dE/dt and dE/du to dE/d(edge vector).
-  void add_gradient(double *gradient) {
-    for_chunks(edges_->n_centers, dense_chunk, [&](const Chunk &chunk) {
-      for (int64_t i = chunk.begin; i < chunk.begin + chunk.n; ++i)
-        for (int64_t k = edges_->first_edge[i]; k < last_[i]; ++k) add_edge_gradient(edge_[k], gradient);
-    });
-  }
-
-  void add_edge_gradient(const Edge<T> &edge, double *gradient) const {
-    const T *by = edge_gradient_.data() + size_t(edge.row) * edge_slots;
-    const double unit[3] = {edge.x, edge.y, edge.z};
-    const double along = by[1] * unit[0] + by[2] * unit[1] + by[3] * unit[2];
-    const double radial = by[0] * radial_.slope_scale() - along * edge.inverse;
-    for (int axis = 0; axis < 3; ++axis)
-      gradient[3 * size_t(edge.row) + axis] += radial * unit[axis] + by[1 + axis] * edge.inverse;
   }
 
   // ---- forward
@@ -375,7 +235,7 @@ class PainnKernel : public Kernel {
         send(exchange, l);
         pass_messages(l);
       }
-      for_chunks(edges_->n_centers, dense_chunk, [&](const Chunk &chunk) {
+      share(edges_->n_centers, dense_chunk, [&](const Chunk &chunk) {
         if (l == 0) first_messages(chunk);
         update(l, chunk);
         if (l + 1 < n_layers_)
@@ -387,26 +247,15 @@ class PainnKernel : public Kernel {
   }
 
   void sum_densities() {
-    for_chunks(edges_->n_centers, edge_chunk, [&](const Chunk &chunk) {
+    share(edges_->n_centers, edge_chunk, [&](const Chunk &chunk) {
       for (int b = 0; b < n_radial_blocks_; ++b)
         for (int64_t i = chunk.begin; i < chunk.begin + chunk.n; ++i)
-          for_species(i, [&](int p, const Edge<T> *edge, const Edge<T> *end) {
+          close_.for_species(i, [&](int p, const Edge<T> *edge, const Edge<T> *end) {
             T *density = densities_.at(b, i, state_slots * p);
             std::memset(density, 0, state_slots * lanes * sizeof(T));
             add_densities(densities_table_.block(b), edge, end, density);
           });
     });
-  }
-
-  // Each species that is there, with the edges of centre i that lead to it.
-  template <class Work>
-  void for_species(int64_t i, Work work) {
-    const Edge<T> *edge = edge_.data() + edges_->first_edge[i], *const end = edge_.data() + last_[i];
-    for (int p = 0; p < n_present_; ++p) {
-      const Edge<T> *const begin = edge;
-      while (edge < end && edges_->species_idx[edge->atom] == present_[p]) ++edge;
-      work(p, begin, edge);
-    }
   }
 
   void first_messages(const Chunk &chunk) {
@@ -416,9 +265,9 @@ class PainnKernel : public Kernel {
         std::memset(state_.at(b, i), 0, sizeof(T) * state_slots * lanes);
         store(state_.at(b, i), load(embedding_.data() + (species * n_blocks_ + b) * lanes));
       }
-    for (int p = 0; p < n_present_; ++p)
+    for (int p = 0; p < close_.n_present(); ++p)
       for (int s = 0; s < state_slots; ++s) {
-        const FirstMessage<T> &first = first_[present_[p]];
+        const FirstMessage<T> &first = first_[close_.present(p)];
         const Dense<T> &dense = (s ? first.to_vectors : first.to_scalars).forward;
         apply(dense, chunk, densities_, state_slots * p + s, state_, s, true);
       }
@@ -454,15 +303,15 @@ class PainnKernel : public Kernel {
   }
 
   void pass_messages(int l) {
-    for_chunks(edges_->n_centers, edge_chunk, [&](const Chunk &chunk) {
+    const EdgeList<T> edges = close_.own();
+    share(edges_->n_centers, edge_chunk, [&](const Chunk &chunk) {
       for (int b = 0; b < n_blocks_; ++b)
         for (int64_t i = chunk.begin; i < chunk.begin + chunk.n; ++i) {
           T *state = state_.at(b, i);
           const T *own = sources_[l].at(b, i, 3);
           for (int s = 0; s < 3; ++s) store(state + (1 + s) * lanes, load(own + s * lanes));
           add_messages(
-              layers_[l].filters.block(b), edge_.data() + edges_->first_edge[i], edge_.data() + last_[i],
-              sources_[l].at(b, 0), state);
+              layers_[l].filters.block(b), edges.begin(i), edges.end(i), sources_[l].at(b, 0), state);
         }
     });
   }
@@ -530,8 +379,9 @@ class PainnKernel : public Kernel {
   // ---- backward: gradient_ holds that of the state
 
   void backward(const mlffd_exchange *exchange) {
+    if (n_layers_ > 1) incoming_ = close_.incoming();
     for (int l = n_layers_ - 1; l >= 0; --l) {
-      for_chunks(edges_->n_centers, dense_chunk, [&](const Chunk &chunk) {
+      share(edges_->n_centers, dense_chunk, [&](const Chunk &chunk) {
         if (l + 1 < n_layers_) prepare_messages_backward(l + 1, chunk);
         update_backward(l, chunk);
         if (l == 0) first_messages_backward(chunk);
@@ -599,14 +449,13 @@ class PainnKernel : public Kernel {
 
   void pass_messages_backward(int l) {
     const T sign = edges_->reverse ? T(-1) : T(1);
-    for_chunks(edges_->n_atoms, edge_chunk, [&](const Chunk &chunk) {
+    share(edges_->n_atoms, edge_chunk, [&](const Chunk &chunk) {
       for (int b = 0; b < n_blocks_; ++b)
         for (int64_t j = chunk.begin; j < chunk.begin + chunk.n; ++j) {
           std::memset(source_gradient_.at(b, j), 0, source_slots * lanes * sizeof(T));
           gather_gradient(
-              layers_[l].filters.block(b), incoming_list_.edge + incoming_list_.first[j],
-              incoming_list_.edge + incoming_list_.last[j], sign, gradient_.at(b, 0), sources_[l].at(b, j),
-              source_gradient_.at(b, j), edge_gradient_.data());
+              layers_[l].filters.block(b), incoming_.begin(j), incoming_.end(j), sign, gradient_.at(b, 0),
+              sources_[l].at(b, j), source_gradient_.at(b, j), close_.gradient());
         }
     });
   }
@@ -626,9 +475,9 @@ class PainnKernel : public Kernel {
   }
 
   void first_messages_backward(const Chunk &chunk) {
-    for (int p = 0; p < n_present_; ++p)
+    for (int p = 0; p < close_.n_present(); ++p)
       for (int s = 0; s < state_slots; ++s) {
-        const FirstMessage<T> &first = first_[present_[p]];
+        const FirstMessage<T> &first = first_[close_.present(p)];
         const Dense<T> &dense = (s ? first.to_vectors : first.to_scalars).backward;
         apply(dense, chunk, gradient_, s, densities_, state_slots * p + s, false);
       }
@@ -636,13 +485,12 @@ class PainnKernel : public Kernel {
 
   // densities_ holds the gradient now
   void sum_densities_backward() {
-    for_chunks(edges_->n_centers, edge_chunk, [&](const Chunk &chunk) {
+    share(edges_->n_centers, edge_chunk, [&](const Chunk &chunk) {
       for (int b = 0; b < n_radial_blocks_; ++b)
         for (int64_t i = chunk.begin; i < chunk.begin + chunk.n; ++i)
-          for_species(i, [&](int p, const Edge<T> *edge, const Edge<T> *end) {
-            add_densities_backward(
-                densities_table_.block(b), edge, end, densities_.at(b, i, state_slots * p),
-                edge_gradient_.data());
+          close_.for_species(i, [&](int p, const Edge<T> *edge, const Edge<T> *end) {
+            T *density = densities_.at(b, i, state_slots * p);
+            add_densities_backward(densities_table_.block(b), edge, end, density, close_.gradient());
           });
     });
   }
@@ -677,9 +525,9 @@ class PainnKernel : public Kernel {
   }
 
   int n_species_, features_, n_layers_, n_blocks_ = 0, n_radial_blocks_ = 0;
-  double cutoff_;
   Baseline baseline_;
   RadialPieces<T> radial_;
+  CloseEdges<T> close_;
   Table<T, 1> densities_table_;
   Items<PainnLayer<T>> layers_;
   Items<FirstMessage<T>> first_;
@@ -689,13 +537,9 @@ class PainnKernel : public Kernel {
 
   // of the evaluation at hand
   const mlffd_edges *edges_ = nullptr;
-  int n_threads_ = 1, n_present_ = 0;
-  Array<int32_t> place_of_, present_, counts_;
-  Array<Edge<T>> edge_, incoming_;
-  Array<double> distance_;
-  Array<int64_t> last_, incoming_first_, incoming_last_;
-  EdgeList<T> incoming_list_{};
-  Array<T> edge_gradient_, rows_;
+  int n_threads_ = 1;
+  EdgeList<T> incoming_{};
+  Array<T> rows_;
   Features<T> densities_, state_, gradient_, source_gradient_;
   Items<Features<T>> kept_, sources_;
   Items<Features<T>> *scratch_ = nullptr;
