@@ -276,7 +276,7 @@ def box_section(molecules: int, box: dict, results: dict) -> list[str]:
         "| through | ms a step (range) | ns/day | us/atom | CPU time | of that alone | times the teacher "
         "| energy off float64 |",
         "|---|---|---|---|---|---|---|---|",
-        *(table_row(entry, box["n_atoms"], results) for entry in rows),
+        *(table_row(entry, results) for entry in rows),
     ]
 
 
@@ -293,18 +293,18 @@ def error_sentence(results: dict) -> str:
     )
 
 
-def table_row(entry: dict, n_atoms: int, results: dict) -> str:
-    """One line of the table; ratios are those of us/atom, of CPU times where both are known."""
+def table_row(entry: dict, results: dict) -> str:
+    """One line of the table; ratios are those of us/atom: of CPU times where they are known, for one rank."""
     if "not_run" in entry:
         return f"| {entry['label']} | not run: {entry['not_run']} | | | | | | |"
     median, low, high = (
         1e3 * entry[f"{which}_seconds_per_step"] for which in ("median", "lowest", "highest")
     )
-    cpu = per_atom(entry, results, "median_cpu")
-    alone = find(results, "alone", entry["molecules"])
-    of_alone = cpu / per_atom(alone, results, "median_cpu") if cpu and alone else None
+    cpu, alone = per_atom(entry, results, "median_cpu"), find(results, "alone", entry["molecules"])
+    comparable = cpu and alone and entry["ranks"] == 1 and entry["route"] != "teacher"
+    of_alone = cpu / per_atom(alone, results, "median_cpu") if comparable else None
+    which = "median_cpu" if cpu and entry["ranks"] == 1 else "median"
     teacher = find(results, "teacher")
-    which = "median_cpu" if cpu else "median"
     faster = per_atom(teacher, results, which) / per_atom(entry, results, which) if teacher else None
     off = f"{1e3 * entry['energy_difference_ev']:.2g} meV" if "energy_difference_ev" in entry else ""
     return (
