@@ -3,7 +3,9 @@
 
 A plugin is bound to the LAMMPS whose C++ headers it was compiled with, so it is compiled on the user's
 machine, from the sources in ``drivers/lammps_plugin``, and kept in a cache. ``libmlffd.so`` does the work;
-the plugin finds it in this installation of mlffd. LAMMPS may live in another environment than mlffd.
+the plugin finds it in this installation of mlffd. LAMMPS may live in another environment than mlffd, and
+loads the plugin by ``plugin load PATH``, or by itself where LAMMPS_PLUGIN_PATH names its folder. What the
+pair style takes and gives is said in ``drivers/lammps_plugin/pair_mlffd.h``.
 
 | variable    | meaning                                                                                 |
 |-------------|-----------------------------------------------------------------------------------------|

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What `plugin load` calls: checks that this is the LAMMPS the plugin was built for, then adds pair_style mlffd.
+// What `plugin load` calls: checks that this is the LAMMPS it was built for, then adds pair_style mlffd.
 #include <cstring>
 #include <string>
 

@@ -2,8 +2,15 @@
 // pair_style mlffd [precision float32|float64] [threads N]
 // pair_coeff * * FILE.weights ELEMENT ...    one element, or NULL, for each atom type
 //
-// A student in LAMMPS without Python. One that passes messages exchanges the features of ghost atoms through
-// LAMMPS' pair communication, so that the usual ghosts, one cutoff deep, are enough.
+// A student in LAMMPS without Python. The defaults are float32, with distances and sums of energies in float64
+// all the same, and the threads of LAMMPS' package omp: one unless OMP_NUM_THREADS says more.
+//
+// - units metal or real; newton on; any atom style, box and number of ranks; NULL is for pair_style hybrid.
+// - A student that passes messages exchanges the features of ghost atoms through LAMMPS' pair communication:
+//   the usual ghosts, one cutoff deep, are enough. On one rank it needs not even that.
+// - Energies of atoms are the student's. compute stress/atom splits the virial of an edge between its ends,
+//   centroid/stress/atom (local students) is the one for the heat flux; see tally_virial.
+// - Restart files hold no student: pair_style and pair_coeff are given again.
 #ifndef PAIR_MLFFD_H
 #define PAIR_MLFFD_H
 
