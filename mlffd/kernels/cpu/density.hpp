@@ -152,8 +152,8 @@ class NeighborDensity {
     for (int k = 0; k < end; ++k) r[k] = __builtin_sqrt(x[k] * x[k] + y[k] * y[k] + z[k] * z[k]);
   }
 
-  // The group of the edges from `begin` on in the bin at `first`, and their harmonics_. Lanes past the last edge
-  // hold anything: nobody reads what comes of them.
+  // The group of the edges from `begin` on in the bin at `first`, and their harmonics_. Lanes past the last
+  // edge hold anything: nobody reads what comes of them.
   template <int L>
   void geometry(size_t first, int begin, int n_edges, T *values) {
     const typename BesselBasis<Vector<double>>::Constants constants = constants_;

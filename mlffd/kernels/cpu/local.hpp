@@ -76,6 +76,7 @@ struct NetworkWorkspace {
   Array<T> invariants;                       // (n, n_kinds * channels)
   Array<T> hidden[LocalSizes::most_hidden];  // (n, hidden[k])
   Array<T> slopes[LocalSizes::most_hidden];  // of the activations
+  Array<double> gradient, product;           // of one hidden layer
 
   void reserve(const LocalSizes &sizes) {
     const size_t wide = padded<T>(sizes.channels);
@@ -84,6 +85,7 @@ struct NetworkWorkspace {
     for (int k = 0; k < sizes.n_hidden; ++k) {
       hidden[k].resize(size_t(block_centers) * padded<T>(sizes.hidden[k]));
       slopes[k].resize(hidden[k].size());
+      if (hidden[k].size() > gradient.size()) gradient.resize(hidden[k].size()), product.resize(hidden[k].size());
     }
   }
 };
@@ -116,7 +118,7 @@ class Perceptron {
     }
   }
 
-  // work.invariants (n, n_kinds * channels) become the gradient of the sum of energies (n,) with respect to them.
+  // work.invariants (n, n_kinds * channels) become the gradient of the sum of energies (n,).
   void evaluate(int n, NetworkWorkspace<T> &work, double *energies) const {
     for (int k = 0; k < n_hidden_; ++k) {
       const Dense<T> &layer = forward_[k];
@@ -132,27 +134,39 @@ class Perceptron {
     T *last = n_hidden_ ? work.hidden[n_hidden_ - 1].data() : work.invariants.data();
     const size_t wide = readout_.size();
     for (int row = 0; row < n; ++row) energies[row] = read_out(last + row * wide);
-    for (int k = n_hidden_ - 1; k >= 0; --k) {
-      const Dense<T> &layer = backward_[k];
-      T *hidden = work.hidden[k].data(), *slopes = work.slopes[k].data();
-      const size_t width = forward_[k].width();
-      for (size_t at = 0; at < n * width; at += Simd<T>::width)
-        store(hidden + at, load(hidden + at) * load(slopes + at));
-      T *output = k ? work.hidden[k - 1].data() : work.invariants.data();
-      layer.apply(hidden, width, n, output, layer.width());
-    }
+    for (int k = n_hidden_ - 1; k > 0; --k) hidden_gradient(k, n, work);
+    if (n_hidden_ == 0) return;
+    T *hidden = work.hidden[0].data();
+    const T *slopes = work.slopes[0].data();
+    const size_t width = forward_[0].width();
+    for (size_t at = 0; at < n * width; at += Simd<T>::width)
+      store(hidden + at, load(hidden + at) * load(slopes + at));
+    backward_.apply(hidden, width, n, work.invariants.data(), backward_.width());
   }
 
  private:
   void set_layer(int k, const double *weight, const double *bias, int n_out, int n_in) {
     if (k < n_hidden_) {
       forward_[k] = Dense<T>(weight, bias, n_out, n_in, n_in);
-      backward_[k] = Dense<T>(weight, nullptr, n_in, n_out, n_in, true);
+      if (k == 0) backward_ = Dense<T>(weight, nullptr, n_in, n_out, n_in, true);
+      if (k > 0) hidden_backward_[k] = Dense<double>(weight, nullptr, n_in, n_out, n_in, true);
       return;
     }
     readout_.resize(padded<T>(n_in));
     for (int c = 0; c < n_in; ++c) readout_[c] = T(weight[c]);
     readout_bias_ = *bias;
+  }
+
+  // From the activations of hidden layer k to those before it. In float64: this small product has the largest
+  // share in the rounding errors of forces.
+  void hidden_gradient(int k, int n, NetworkWorkspace<T> &work) const {
+    const size_t width = forward_[k].width(), width_before = forward_[k - 1].width();
+    const T *hidden = work.hidden[k].data(), *slopes = work.slopes[k].data();
+    double *gradient = work.gradient.data(), *product = work.product.data();
+    for (size_t at = 0; at < n * width; ++at) gradient[at] = double(hidden[at]) * slopes[at];
+    hidden_backward_[k].apply(gradient, width, n, product, width_before);
+    T *before = work.hidden[k - 1].data();
+    for (size_t at = 0; at < n * width_before; ++at) before[at] = T(product[at]);
   }
 
   // The energy of an atom; the row of features becomes its gradient with respect to them.
@@ -167,7 +181,8 @@ class Perceptron {
   }
 
   int n_hidden_ = 0;
-  Dense<T> forward_[LocalSizes::most_hidden], backward_[LocalSizes::most_hidden];
+  Dense<T> forward_[LocalSizes::most_hidden], backward_;
+  Dense<double> hidden_backward_[LocalSizes::most_hidden];
   Array<T> readout_;
   double readout_bias_ = 0.0;
 };
