@@ -85,7 +85,8 @@ struct NetworkWorkspace {
     for (int k = 0; k < sizes.n_hidden; ++k) {
       hidden[k].resize(size_t(block_centers) * padded<T>(sizes.hidden[k]));
       slopes[k].resize(hidden[k].size());
-      if (hidden[k].size() > gradient.size()) gradient.resize(hidden[k].size()), product.resize(hidden[k].size());
+      if (hidden[k].size() < gradient.size()) continue;
+      gradient.resize(hidden[k].size()), product.resize(hidden[k].size());
     }
   }
 };
