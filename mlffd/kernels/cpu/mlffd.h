@@ -36,7 +36,9 @@ typedef struct {
 } mlffd_edges;
 
 /* How the rows of ghost atoms get their owners' values, and hand gradients back (MPI). `rows` has n_atoms rows
- * of n_per_row values, floats or doubles as bytes_per_value (4 or 8) says. */
+ * of n_per_row values, floats or doubles as bytes_per_value (4 or 8) says. A student that passes messages calls
+ * each of them n_layers - 1 times in an evaluation, also where there are no atoms or no ghosts, so that they may
+ * be collective: every rank has to evaluate. */
 typedef struct {
   void *context;
   void (*forward)(void *context, void *rows, int n_per_row, int bytes_per_value);  /* owners to ghosts: copy */
