@@ -130,12 +130,14 @@ class CloseEdges {
   double measure_centre(
       int64_t i, const RadialPieces<T> &radial, const Baseline &baseline, int32_t *counts, double *gradient) {
     const int64_t first = given_->first_edge[i], end = given_->first_edge[i + 1];
+    double energy = baseline.reference(given_->species_idx[i]);
+    last_[i] = first;
+    if (first == end) return energy;
     std::memset(gradient + 3 * first, 0, sizeof(double) * 3 * (end - first));
     std::memset(gradient_.data() + edge_slots * first, 0, sizeof(T) * edge_slots * (end - first));
     measure_distances(first, end);
     count_species(first, end, counts);
-    last_[i] = first + counts[n_present_];
-    double energy = baseline.reference(given_->species_idx[i]);
+    last_[i] += counts[n_present_];
     for (int64_t k = first; k < end; ++k) {
       if (!within(k)) continue;
       edge_[first + counts[place(k)]++] = edge_of(k, radial);
