@@ -2,9 +2,10 @@
 // Functions of the distance as piecewise polynomials: the radial functions, or filters that are sums of them.
 //
 // Intervals of one length from 0 to the cutoff, in each the polynomial through the Chebyshev nodes (in t from
-// -1 to 1 across the interval). Their number follows from the shortest wave, sin(n_radial pi r / r_c). Errors,
-// rounding included, are 1e-7 of the largest value for float and 1e-14 for double, in the derivative 2e-7 and
-// 3e-12. Value and derivative come from the same coefficients: forces are the gradient of the tabulated energy.
+// -1 to 1 across the interval). Their number follows from the shortest wave, sin(n_radial pi r / r_c).
+// Errors, rounding included, are 1e-7 of the largest value for float and 1e-14 for double, 2e-7 and 3e-12 in
+// the derivative. Value and derivative come from the same coefficients, so that forces are the gradient of the
+// tabulated energy.
 #pragma once
 
 #include "radial.hpp"
