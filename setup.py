@@ -8,11 +8,13 @@ all the same and runs on plain PyTorch.
 
 import os
 import platform
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError, ExecError
 
 CPU = Path("mlffd/kernels/cpu")
 LIBRARY, BINDING = "mlffd.kernels.cpu.libmlffd", "mlffd.kernels.cpu._binding"
@@ -37,6 +39,26 @@ class BuildKernels(build_ext):
             return os.path.join(*fullname.split(".")) + ".so"
         return super().get_ext_filename(fullname)
 
+    def build_extensions(self) -> None:
+        """Nothing without a fitting compiler; with one, an error in the sources is an error."""
+        fault = self.why_no_compiler()
+        if fault:
+            self.warn(f"the CPU kernels of mlffd are not built, students will run on plain PyTorch: {fault}")
+            self.extensions.clear()
+        super().build_extensions()
+
+    def why_no_compiler(self) -> str:
+        """Empty where the compiler takes our flags; else why it does not."""
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "probe.cpp")
+            source.write_text("#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n")
+            flags = [*FLAGS, *(flag for flags in INSTRUCTIONS.values() for flag in flags)]
+            try:
+                self.compiler.compile([str(source)], folder, extra_postargs=flags)
+            except (CompileError, ExecError) as error:
+                return f"no C++17 compiler with OpenMP ({error})"
+        return ""
+
     def build_extension(self, extension: Extension) -> None:
         """The library by hand, the binding as usual but linked to the library beside it."""
         if extension.name == LIBRARY:
@@ -52,6 +74,7 @@ class BuildKernels(build_ext):
         newest = max(os.path.getmtime(file) for file in [*extension.sources, *extension.depends])
         if not self.force and path.exists() and os.path.getmtime(path) > newest:
             return
+        path.unlink(missing_ok=True)  # an old one must not be taken for what cannot be compiled now
         common = [("MLFFD_X86", "1")] if IS_X86 else []
         jobs = [(str(CPU / name), "common", common, []) for name in ("block.cpp", "interface.cpp")]
         jobs += [
@@ -82,14 +105,14 @@ def extensions() -> list[Extension]:
 
     files = [str(file) for pattern in ("*.h", "*.hpp", "*.cpp") for file in CPU.glob(pattern)]
     sources = [file for file in files if file.endswith(".cpp") and not file.endswith("binding.cpp")]
-    library = Extension(LIBRARY, sources, depends=files)
+    library = Extension(LIBRARY, sources, depends=[*files, "setup.py"])
     binding = Extension(
         BINDING, [str(CPU / "binding.cpp")], depends=[str(CPU / "mlffd.h")], language="c++",
         include_dirs=[pybind11.get_include()], libraries=["mlffd"], runtime_library_dirs=["$ORIGIN"],
         extra_compile_args=["-std=c++17", "-O2", "-g0", "-fvisibility=hidden"], extra_link_args=["-s"],
     )  # fmt: skip
-    library.optional = binding.optional = True
     return [library, binding]
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildKernels})
+if __name__ == "__main__":
+    setup(ext_modules=extensions(), cmdclass={"build_ext": BuildKernels})

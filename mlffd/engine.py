@@ -74,14 +74,12 @@ class Engine:
             keep_freed_memory()
         student = source.student if isinstance(source, Bundle) else source
         self.cutoff, self.species, self.n_layers = student.cutoff, student.species, student.n_layers
-        self.backend = best_backend(student, self.device) if backend == "auto" else backend
-        if self.backend == "cpu" and self.device.type != "cpu":
-            raise ConfigError(f"the backend cpu does not run on {device}; use auto or reference there")
+        self.kernel = kernel_for(student, dtype, backend, self.device)
+        self.backend = "reference" if self.kernel is None else "cpu"
         if max_batch_atoms is None:
             max_batch_atoms = 256 if self.backend == "cpu" and torch.get_num_threads() == 1 else 2048
         self.max_batch_atoms = max_batch_atoms
         self.neighbor_lists = NeighborLists(self.cutoff, skin)
-        self.kernel = cpu.CpuKernel(student, dtype) if self.backend == "cpu" else None
         self._index_of_number = np.full(len(chemical_symbols), -1, dtype=np.int32)
         self._index_of_number[list(self.species)] = np.arange(len(self.species))
         self.student = deepcopy(student).cast(DTYPES[dtype]).to(self.device).requires_grad_(False).eval()
@@ -233,17 +231,21 @@ def first_edges(centers: np.ndarray, n_centers: int) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(np.bincount(centers, minlength=n_centers))]).astype(np.int64)
 
 
-def best_backend(student: Student, device: torch.device) -> str:
-    """The fastest backend that can run the student on the device."""
-    if device.type != "cpu" or student.family not in cpu.FAMILIES:
-        return "reference"
-    if not cpu.is_compiled():
-        say_once(
-            "the CPU kernels were not compiled when mlffd was installed (no C++ compiler?): students run on "
-            "plain PyTorch, many times slower"
-        )
-        return "reference"
-    return "cpu"
+def kernel_for(student: Student, dtype: str, backend: str, device: torch.device) -> cpu.CpuKernel | None:
+    """The compiled kernel that ``backend`` asks for; None for plain PyTorch."""
+    if backend == "reference":
+        return None
+    if backend == "cpu" and device.type != "cpu":
+        raise ConfigError(f"the backend cpu does not run on {device}; use auto or reference there")
+    if backend == "auto" and (device.type != "cpu" or student.family not in cpu.FAMILIES):
+        return None
+    try:
+        return cpu.CpuKernel(student, dtype)
+    except cpu.KernelsNotCompiled as error:
+        if backend == "cpu":
+            raise
+        say_once(f"{error}: students run on plain PyTorch, many times slower")
+        return None
 
 
 @cache

@@ -332,10 +332,11 @@ class NeighborLists:
         if len(lists) == 1:
             return lists[0].edges
         key = tuple(map(id, lists))
-        if key not in self._joined:
-            latest = list(self._joined.items())[1 - MOST_JOINED :]
-            self._joined = dict([*latest, (key, (lists, join([one.edges for one in lists])))])
-        return self._joined[key][1]
+        known = self._joined.get(key)
+        if known is None:
+            known = lists, join([one.edges for one in lists])
+            self._joined = dict([*list(self._joined.items())[1 - MOST_JOINED :], (key, known)])
+        return known[1]
 
     def _search(
         self, positions: np.ndarray, cell: np.ndarray, pbc: bytes, place: int

@@ -5,7 +5,7 @@
 that the environment variable MLFFD_INSTRUCTIONS names (baseline, avx2, avx512).
 """
 
-from importlib.util import find_spec
+import os
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +19,38 @@ PRECISIONS = {"float32": 32, "float64": 64}
 LIBRARY = Path(__file__).parent / "libmlffd.so"  # the C interface, mlffd.h, for programs without Python
 
 
+INSTRUCTIONS = ("auto", "baseline", "avx2", "avx512")
+
+
+class KernelsNotCompiled(ConfigError):
+    """The kernels are not there, or cannot be loaded."""
+
+
+def binding():
+    """The compiled module.
+
+    Raises:
+        KernelsNotCompiled: there was no C++ compiler, or the library does not fit this system.
+    """
+    try:
+        from mlffd.kernels.cpu import _binding
+    except ImportError as error:
+        why = str(error) if LIBRARY.is_file() else "install mlffd again where there is a C++ compiler"
+        raise KernelsNotCompiled(f"the CPU kernels are not compiled ({why})") from error
+    return _binding
+
+
 def is_compiled() -> bool:
-    """Whether a C++ compiler was there when mlffd was installed."""
-    return LIBRARY.is_file() and find_spec("mlffd.kernels.cpu._binding") is not None
+    """Whether the kernels can be used."""
+    try:
+        binding()
+    except KernelsNotCompiled:
+        return False
+    return True
 
 
 class CpuKernel:
-    """A student on the compiled kernels.
+    """A student on the compiled kernels. It can be copied and pickled.
 
     Args:
         student: of a family in ``FAMILIES``.
@@ -33,21 +58,23 @@ class CpuKernel:
         instructions: ``auto``, ``baseline``, ``avx2`` or ``avx512``.
 
     Raises:
-        ConfigError: not compiled, no kernel for this family, or instructions this processor lacks.
+        KernelsNotCompiled: see ``binding``.
+        ConfigError: no kernel for this family or its sizes, or instructions this processor lacks.
     """
 
     def __init__(self, student: Student, dtype: str = "float32", instructions: str = "auto"):
-        if not is_compiled():
-            raise ConfigError(
-                "the CPU kernels are not compiled: install mlffd again where there is a C++ compiler, or use "
-                "the reference backend"
-            )
         if student.family not in FAMILIES:
             raise ConfigError(f"the CPU kernels know {' and '.join(FAMILIES)} students, not {student.family}")
-        from mlffd.kernels.cpu import _binding
+        self.__setstate__((weight_block(student), dtype, instructions))
 
+    def __getstate__(self) -> tuple[bytes, str, str]:
+        return self._made_of
+
+    def __setstate__(self, made_of: tuple[bytes, str, str]) -> None:
+        self._made_of = made_of
+        block, dtype, instructions = made_of
         try:
-            self._student = _binding.Student(weight_block(student), PRECISIONS[dtype], instructions)
+            self._student = binding().Student(block, PRECISIONS[dtype], chosen(instructions))
         except ValueError as error:
             raise ConfigError(f"CPU kernel: {error}") from error
         self.instructions = self._student.instructions
@@ -74,9 +101,34 @@ class CpuKernel:
         Raises:
             ValueError: indices or sizes that do not fit together.
         """
+        if _forked:
+            n_threads = 1
         return self._student.evaluate_pairs(
             species_idx, first_edge, neighbor, edge_vectors, reverse, n_threads
         )
+
+
+def chosen(instructions: str) -> str:
+    """``instructions``, or what MLFFD_INSTRUCTIONS says instead of ``auto``.
+
+    Raises:
+        ConfigError: the variable names none.
+    """
+    wanted = os.environ.get("MLFFD_INSTRUCTIONS") or "auto"
+    if instructions != "auto" or wanted in INSTRUCTIONS:
+        return instructions if instructions != "auto" else wanted
+    raise ConfigError(f"MLFFD_INSTRUCTIONS is {wanted!r}; choose one of {', '.join(INSTRUCTIONS)}")
+
+
+_forked = False  # OpenMP's threads are not there in a forked child, which would wait for them for ever
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+os.register_at_fork(after_in_child=_note_fork)
 
 
 def edge_vectors(
@@ -96,9 +148,7 @@ def edge_vectors(
         positions: (n_atoms, 3) float64 in Å.
         cells: (n_systems, 3, 3) float64 in Å, rows are lattice vectors.
     """
-    from mlffd.kernels.cpu import _binding
-
-    return _binding.edge_vectors(first_atom, first_edge, neighbor, cell_shifts, positions, cells)
+    return binding().edge_vectors(first_atom, first_edge, neighbor, cell_shifts, positions, cells)
 
 
 def sum_forces(
@@ -112,6 +162,4 @@ def sum_forces(
 
     ``gradient`` (n_edges, 3) in eV/Å; the rest as in ``edge_vectors``.
     """
-    from mlffd.kernels.cpu import _binding
-
-    return _binding.sum_forces(first_atom, first_edge, neighbor, edge_vectors, gradient)
+    return binding().sum_forces(first_atom, first_edge, neighbor, edge_vectors, gradient)

@@ -69,39 +69,56 @@ class Student {
   mlffd_student *student_ = nullptr;
 };
 
+// The edges of a batch without ghosts: every index is one that there is.
+struct Batch {
+  const Values<int64_t> &first_atom, &first_edge;
+  const Values<int32_t> &neighbor;
+  py::ssize_t n_systems, n_atoms, n_edges;
+
+  Batch(const Values<int64_t> &atoms, const Values<int64_t> &edges, const Values<int32_t> &neighbors)
+      : first_atom(atoms), first_edge(edges), neighbor(neighbors), n_systems(atoms.size() - 1),
+        n_atoms(edges.size() - 1), n_edges(neighbors.size()) {
+    bool fits = rises(first_atom, n_atoms) && rises(first_edge, n_edges);
+    const int32_t *index = neighbor.data();
+    for (py::ssize_t k = 0; k < n_edges; ++k) fits &= uint32_t(index[k]) < uint32_t(n_atoms);
+    if (!fits) throw py::value_error("first_atom, first_edge and neighbor do not fit together");
+  }
+  static bool rises(const Values<int64_t> &values, py::ssize_t last) {
+    if (values.size() < 1 || values.data()[0] != 0 || values.data()[values.size() - 1] != last) return false;
+    for (py::ssize_t k = 1; k < values.size(); ++k)
+      if (values.data()[k] < values.data()[k - 1]) return false;
+    return true;
+  }
+};
+
 Values<double> edge_vectors(
     const Values<int64_t> &first_atom, const Values<int64_t> &first_edge, const Values<int32_t> &neighbor,
     const Values<int32_t> &cell_shifts, const Values<double> &positions, const Values<double> &cells) {
-  const py::ssize_t n_systems = first_atom.size() - 1, n_atoms = first_edge.size() - 1;
-  const py::ssize_t n_edges = neighbor.size();
-  if (n_systems < 0 || first_atom.data()[n_systems] != n_atoms || first_edge.data()[n_atoms] != n_edges)
-    throw py::value_error("first_atom, first_edge and neighbor do not fit together");
-  Values<double> vectors({n_edges, py::ssize_t(3)});
+  const Batch batch(first_atom, first_edge, neighbor);
+  Values<double> vectors({batch.n_edges, py::ssize_t(3)});
   mlffd_edge_vectors(
-      n_systems, first_atom.data(), first_edge.data(), neighbor.data(),
-      checked(cell_shifts, {n_edges, 3}, "cell_shifts"), checked(positions, {n_atoms, 3}, "positions"),
-      checked(cells, {n_systems, 3, 3}, "cells"), vectors.mutable_data());
+      batch.n_systems, first_atom.data(), first_edge.data(), neighbor.data(),
+      checked(cell_shifts, {batch.n_edges, 3}, "cell_shifts"),
+      checked(positions, {batch.n_atoms, 3}, "positions"), checked(cells, {batch.n_systems, 3, 3}, "cells"),
+      vectors.mutable_data());
   return vectors;
 }
 
 py::tuple sum_forces(
     const Values<int64_t> &first_atom, const Values<int64_t> &first_edge, const Values<int32_t> &neighbor,
     const Values<double> &vectors, const Values<double> &gradient) {
-  const py::ssize_t n_systems = first_atom.size() - 1, n_atoms = first_edge.size() - 1;
-  const py::ssize_t n_edges = neighbor.size();
-  if (n_systems < 0 || first_atom.data()[n_systems] != n_atoms || first_edge.data()[n_atoms] != n_edges)
-    throw py::value_error("first_atom, first_edge and neighbor do not fit together");
-  Values<double> forces({n_atoms, py::ssize_t(3)}), virials({n_systems, py::ssize_t(3), py::ssize_t(3)});
+  const Batch batch(first_atom, first_edge, neighbor);
+  Values<double> forces({batch.n_atoms, py::ssize_t(3)});
+  Values<double> virials({batch.n_systems, py::ssize_t(3), py::ssize_t(3)});
   mlffd_sum_forces(
-      n_systems, first_atom.data(), first_edge.data(), neighbor.data(),
-      checked(vectors, {n_edges, 3}, "edge_vectors"), checked(gradient, {n_edges, 3}, "gradient"),
+      batch.n_systems, first_atom.data(), first_edge.data(), neighbor.data(),
+      checked(vectors, {batch.n_edges, 3}, "edge_vectors"), checked(gradient, {batch.n_edges, 3}, "gradient"),
       forces.mutable_data(), virials.mutable_data());
   return py::make_tuple(forces, virials);
 }
 
 PYBIND11_MODULE(_binding, module) {
   using namespace py::literals;
-  module.attr("INTERFACE") = mlffd_interface();
   py::class_<Student>(module, "Student")
       .def(py::init<const py::bytes &, int, const std::string &>(), "block"_a, "precision"_a,
            "instructions"_a = "auto")

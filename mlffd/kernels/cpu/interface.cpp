@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The C interface (mlffd.h): picks the instruction set, keeps C++ exceptions inside, checks sizes.
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -48,24 +50,34 @@ std::vector<InstructionSet> instruction_sets() {
 }
 
 InstructionSet chosen(const char *instructions) {
-  std::string wanted = instructions ? instructions : "auto";
-  if (wanted == "auto" && getenv("MLFFD_INSTRUCTIONS")) wanted = getenv("MLFFD_INSTRUCTIONS");
+  std::string wanted = instructions ? instructions : "auto", said_by = "instructions";
+  const char *variable = getenv("MLFFD_INSTRUCTIONS");
+  if (wanted == "auto" && variable && *variable) {
+    wanted = variable;
+    said_by = "MLFFD_INSTRUCTIONS";
+  }
   std::string known;
   for (const InstructionSet &set : instruction_sets()) {
     if (wanted == "auto" ? set.supported : wanted == set.name) {
-      if (!set.supported) fail("this processor has no %s", set.name);
+      if (!set.supported)
+        fail("this processor has no %s, which %s asks for", set.name, said_by.c_str());
       return set;
     }
     known += std::string(", ") + set.name;
   }
-  fail("instructions are auto%s, not %s", known.c_str(), wanted.c_str());
+  fail("%s may be auto%s, not %s", said_by.c_str(), known.c_str(), wanted.c_str());
 }
 
 void read_facts(const Block &block, mlffd_student &student) {
   const size_t n_species = block.count("species_numbers");
   if (n_species < 1 || n_species > 118) fail("the weight block has %zu species", n_species);
   const double *species = block.array("species_numbers", n_species);
-  student.species.assign(species, species + n_species);
+  for (size_t k = 0; k < n_species; ++k) {
+    const bool is_element = species[k] >= 1.0 && species[k] <= 118.0 && species[k] == std::floor(species[k]);
+    if (!is_element || std::count(species, species + k, species[k]))
+      fail("species %g is no atomic number, or there twice", species[k]);
+    student.species.push_back(int(species[k]));
+  }
   student.cutoff = block.number("cutoff_radius");
   if (!(student.cutoff > 0.0)) fail("the cutoff is %g", student.cutoff);
   if (block.has("architecture.layers")) student.n_layers = block.integer("architecture.layers", 1, 16);
