@@ -135,7 +135,7 @@ class Engine:
         """Predictions from arrays of all structures; ``volumes`` as in ``Graph``."""
         csr = edges.first_atom, edges.first_edge, edges.neighbor
         vectors = cpu.edge_vectors(*csr, edges.cell_shifts, positions, cells)
-        energies, gradient = self._evaluate_on_cpu(numbers, *csr[1:], vectors, edges.reverse)
+        energies, gradient = self._evaluate_on_cpu(numbers, *csr[1:], vectors, symmetric=True)
         forces, virials = cpu.sum_forces(*csr, vectors, gradient)
         stresses = -virials / volumes[:, None, None]
         ends = edges.first_atom.tolist()
@@ -153,13 +153,13 @@ class Engine:
             check_species(np.asarray(atomic_numbers).tolist(), self.species)
         return index
 
-    def _evaluate_on_cpu(self, atomic_numbers, first_edge, neighbor, edge_vectors, reverse=None):
+    def _evaluate_on_cpu(self, atomic_numbers, first_edge, neighbor, edge_vectors, symmetric=False):
         return self.kernel.evaluate(
             self._species_idx(atomic_numbers),
             first_edge,
             neighbor,
             edge_vectors,
-            reverse,
+            symmetric,
             n_threads=torch.get_num_threads(),
         )
 

@@ -29,7 +29,7 @@ FARTHEST_IMAGE = 1e6  # cells away from the origin; vesin counts them in 32 bits
 ROUNDING = 1e-9  # Å; a list that covers a structure by less is built again
 LARGEST_JUMP = 1e3  # Å; an atom that comes back from farther away is for the checks of a new list
 LONGEST_IDLE = 500  # structures; a list that served none of so many is dropped
-LARGEST_POOL = 10_000_000  # edges of 20 bytes
+LARGEST_POOL = 10_000_000  # edges of 16 bytes
 MOST_TRIES = 8  # lists looked at closely before a new one is built
 MOST_JOINED = 4  # batches remembered
 BUILDS_PER_CLEARING = 32
@@ -47,7 +47,6 @@ class Edges:
     first_edge: np.ndarray  # (n_atoms + 1,) int64: edges of centre i are first_edge[i] to first_edge[i + 1]
     neighbor: np.ndarray  # (n_edges,) int32
     cell_shifts: np.ndarray  # (n_edges, 3) int32
-    reverse: np.ndarray  # (n_edges,) int32, index of the reverse edge
 
     @property
     def n_systems(self) -> int:
@@ -97,7 +96,6 @@ def join(parts: Sequence[Edges]) -> Edges:
         first_edge=np.concatenate([start] + [p.first_edge[1:] + k for p, k in zip(parts, edges)]),
         neighbor=np.concatenate([p.neighbor + np.int32(k) for p, k in zip(parts, atoms)]),
         cell_shifts=np.concatenate([p.cell_shifts for p in parts]),
-        reverse=np.concatenate([p.reverse + np.int32(k) for p, k in zip(parts, edges)]),
     )
 
 
@@ -238,18 +236,15 @@ def half_list(
 
 def with_reverse(i: np.ndarray, j: np.ndarray, cell_shifts: np.ndarray, n_atoms: int) -> Edges:
     """The sorted edges of pairs (n_pairs,) of which one direction is given."""
-    n_pairs, i, j = len(i), i.astype(np.int32), j.astype(np.int32)
+    i, j = i.astype(np.int32), j.astype(np.int32)
     center, neighbor = np.concatenate([i, j]), np.concatenate([j, i])
     order = stable_order(neighbor, n_atoms)
     order = order.take(stable_order(center.take(order), n_atoms))
-    rank = np.empty(2 * n_pairs, dtype=np.int32)
-    rank[order] = np.arange(2 * n_pairs, dtype=np.int32)
     return Edges(
         first_atom=np.array([0, n_atoms], dtype=np.int64),
         first_edge=np.concatenate([[0], np.cumsum(np.bincount(center, minlength=n_atoms))]),
         neighbor=neighbor.take(order),
         cell_shifts=np.concatenate([cell_shifts, -cell_shifts]).take(order, axis=0),
-        reverse=np.concatenate([rank[n_pairs:], rank[:n_pairs]]).take(order),
     )
 
 

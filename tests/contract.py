@@ -1,13 +1,58 @@
 """The contract that every student passes on every backend, with random weights, in float64.
 
 A case is an ``Engine``; each function below states one promise. ``tests/test_contract.py`` runs them all.
+The random students are here too.
 """
 
 import numpy as np
+import torch
 from ase import Atoms
 from ase.neighborlist import neighbor_list
 
 from mlffd.engine import Engine
+from mlffd.students import build_student
+from mlffd.students.student import Student
+
+MANY_SPECIES = [1, 6, 7, 8, 9, 16]
+TRAINED = {
+    "local": {"family": "local", "species": [1, 8], "cutoff": 4.5},
+    "local-small": {
+        "family": "local", "species": [8, 1], "cutoff": 4.0, "l_max": 1, "channels": 5,
+        "n_radial": 4, "hidden": [9],
+    },
+    "local-many-species": {"family": "local", "species": MANY_SPECIES, "cutoff": 4.5, "channels": 8},
+    "painn": {"family": "painn", "species": [1, 8], "cutoff": 4.0, "features": 16},
+    "local-large-atoms": {"family": "local", "species": [19, 55], "cutoff": 4.0, "channels": 4},
+    "painn-one-layer": {"family": "painn", "species": [1, 8], "cutoff": 4.0, "features": 8, "layers": 1},
+    "painn-three-layers": {
+        "family": "painn", "species": MANY_SPECIES, "cutoff": 3.5, "features": 12, "layers": 3, "n_radial": 6,
+    },
+}  # fmt: skip
+ANALYTIC = {
+    "lennard_jones": {
+        "family": "lennard_jones", "species": [1, 8], "cutoff": 5.0,
+        "epsilon": [0.01, 0.02], "sigma": [1.9, 2.2],
+    }
+}  # fmt: skip
+ALL = {**TRAINED, **ANALYTIC}
+
+
+def random_student(source: str | dict, seed: int = 0) -> Student:
+    """A student with random weights, large enough that every part of it shows in energies or forces.
+
+    ``source`` is a name in ``ALL`` or an architecture. What a new student has at zero or one is random too.
+    """
+    torch.manual_seed(seed)
+    student = build_student(ALL[source] if isinstance(source, str) else source)
+    with torch.no_grad():
+        for name, tensor in student.state_dict().items():
+            if name.endswith("reference_energies"):
+                tensor.uniform_(-20.0, -5.0)
+            elif name.endswith(("invariant_mean", "bias")):
+                tensor.normal_(0.0, 0.3)
+            elif name.endswith("invariant_scale"):
+                tensor.uniform_(0.5, 1.5)
+    return student
 
 
 def random_box(engine: Engine, seed: int = 0, n_atoms: int = 24, skew: float = 0.15) -> Atoms:

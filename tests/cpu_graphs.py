@@ -1,15 +1,29 @@
 # SPDX-License-Identifier: MIT
-"""Graphs no simulation would offer, and the float64 reference that judges the CPU kernels on them."""
+"""Graphs no simulation would offer, the CPU kernels on them, and the float64 reference that judges these."""
 
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 import torch
+from ase.neighborlist import neighbor_list
 
+from mlffd.errors import ConfigError
 from mlffd.graph import Graph
+from mlffd.kernels import cpu
 from mlffd.predict import pair_gradient
 
 SHORTEST = 0.7  # Å; closer pairs are dominated by the repulsion, which has tests of its own
+
+NEIGHBORS = {
+    "none": [0],
+    "one": [1, 1],
+    "two": [2, 0, 2],
+    "500": [500, 30],
+    "uneven": [0, 40, 1, 17, 33, 2, 500, 16, 15, 64],
+    "many": [52] * 100,
+    "few": [0, 40, 1, 17, 33, 2, 16, 15, 64],
+}
 
 
 @dataclass(frozen=True)
@@ -64,6 +78,39 @@ def random_graph(student, n_neighbors, n_ghosts: int = 0, seed: int = 0) -> Pair
         first_edge,
         rng.integers(0, n_atoms, n_edges).astype(np.int32),
         vectors,
+    )
+
+
+def single_layer_graph(student, n_neighbors) -> PairGraph:
+    """With ghosts where the student can have them."""
+    return random_graph(student, n_neighbors, n_ghosts=3 if student.n_layers == 1 else 0)
+
+
+def symmetric_graph(atoms, cutoff: float) -> PairGraph:
+    """All pairs of a structure, some beyond the cutoff; an edge and its reverse are exactly opposite."""
+    i, j, shifts = neighbor_list("ijS", atoms, cutoff)
+    vectors = (atoms.positions[j] - atoms.positions[i]) + shifts @ atoms.cell.array
+    index = {(a, b, *shift): k for k, (a, b, shift) in enumerate(zip(i, j, shifts.tolist()))}
+    reverse = [index[(b, a, -x, -y, -z)] for a, b, (x, y, z) in zip(i, j, shifts.tolist())]
+    # exactly opposite vectors, whatever order the sums were made in
+    vectors = np.where((np.arange(len(i)) < reverse)[:, None], vectors, -vectors[reverse])
+    first_edge = np.concatenate([[0], np.cumsum(np.bincount(i, minlength=len(atoms)))]).astype(np.int64)
+    return PairGraph(atoms.numbers, first_edge, j.astype(np.int32), vectors)
+
+
+def kernel(student, dtype: str, instructions: str = "auto") -> cpu.CpuKernel:
+    """Skips where the processor lacks the instructions."""
+    try:
+        return cpu.CpuKernel(student, dtype, instructions)
+    except ConfigError as error:
+        if "this processor has no" in str(error):
+            pytest.skip(str(error))
+        raise
+
+
+def evaluate(kernel_: cpu.CpuKernel, student, graph: PairGraph, n_threads: int = 1):
+    return kernel_.evaluate(
+        graph.species_idx(student), graph.first_edge, graph.neighbor, graph.edge_vectors, n_threads=n_threads
     )
 
 

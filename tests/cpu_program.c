@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  * A program without Python that evaluates a student through mlffd.h:
  *   cpu_program BLOCK GRAPH PRECISION INSTRUCTIONS THREADS RESULT
- * GRAPH: n_atoms, n_centers, n_edges, whether reverse is there (int64), then species_idx, first_edge, neighbor,
- * edge_vectors, reverse. RESULT: atomic energies, then the gradient.
+ * GRAPH: n_atoms, n_centers, n_edges, symmetric (int64), then species_idx, first_edge, neighbor, edge_vectors.
+ * RESULT: atomic energies, then the gradient.
  * Every array has a block of memory to itself, so that a checker sees the first value read past its end.
  */
 #include <stdio.h>
@@ -47,7 +47,7 @@ int main(int n_arguments, char **arguments) {
   edges.first_edge = read_values(file, (size_t)edges.n_centers + 1, sizeof(int64_t));
   edges.neighbor = read_values(file, (size_t)edges.n_edges, sizeof(int32_t));
   edges.edge_vectors = read_values(file, 3 * (size_t)edges.n_edges, sizeof(double));
-  edges.reverse = sizes[3] ? read_values(file, (size_t)edges.n_edges, sizeof(int32_t)) : NULL;
+  edges.symmetric = (int)sizes[3];
   fclose(file);
   double *energies = malloc((size_t)edges.n_centers * sizeof(double) + 1);
   double *gradient = malloc(3 * (size_t)edges.n_edges * sizeof(double) + 1);
@@ -67,7 +67,6 @@ int main(int n_arguments, char **arguments) {
   free((void *)edges.first_edge);
   free((void *)edges.neighbor);
   free((void *)edges.edge_vectors);
-  free((void *)edges.reverse);
   free(energies);
   free(gradient);
   return 0;

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from contract import random_box
-from test_contract import ALL, random_student
+from contract import ALL, random_box, random_student
 
 from mlffd.__main__ import main
 from mlffd.bundle import METADATA_KEY, read_bundle, read_bundle_bytes, write_bundle

@@ -4,41 +4,9 @@ import contract
 import numpy as np
 import pytest
 import torch
+from contract import ALL, ANALYTIC, TRAINED, random_student
 
 from mlffd.engine import BACKENDS, Engine
-from mlffd.students import build_student
-
-MANY_SPECIES = [1, 6, 7, 8, 9, 16]
-TRAINED = {
-    "local": {"family": "local", "species": [1, 8], "cutoff": 4.5},
-    "local-small": {
-        "family": "local", "species": [8, 1], "cutoff": 4.0, "l_max": 1, "channels": 5,
-        "n_radial": 4, "hidden": [9],
-    },
-    "local-many-species": {"family": "local", "species": MANY_SPECIES, "cutoff": 4.5, "channels": 8},
-    "painn": {"family": "painn", "species": [1, 8], "cutoff": 4.0, "features": 16},
-    "local-large-atoms": {"family": "local", "species": [19, 55], "cutoff": 4.0, "channels": 4},
-    "painn-one-layer": {"family": "painn", "species": [1, 8], "cutoff": 4.0, "features": 8, "layers": 1},
-    "painn-three-layers": {
-        "family": "painn", "species": MANY_SPECIES, "cutoff": 3.5, "features": 12, "layers": 3, "n_radial": 6,
-    },
-}  # fmt: skip
-ANALYTIC = {
-    "lennard_jones": {
-        "family": "lennard_jones", "species": [1, 8], "cutoff": 5.0,
-        "epsilon": [0.01, 0.02], "sigma": [1.9, 2.2],
-    }
-}  # fmt: skip
-ALL = {**TRAINED, **ANALYTIC}
-
-
-def random_student(name: str):
-    """A student with random weights, large enough that every part of it shows in the forces."""
-    torch.manual_seed(0)
-    student = build_student(ALL[name])
-    if name in TRAINED:
-        student.baseline.reference_energies.uniform_(-20.0, -5.0)
-    return student
 
 
 @pytest.fixture(params=BACKENDS)

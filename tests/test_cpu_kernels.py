@@ -9,29 +9,27 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
-from contract import random_box, rms, slope
-from cpu_graphs import PairGraph, random_graph, reference
-from test_contract import MANY_SPECIES, TRAINED, random_student
+from contract import MANY_SPECIES, TRAINED, random_box, random_student, rms, slope
+from cpu_graphs import (
+    NEIGHBORS,
+    PairGraph,
+    evaluate,
+    kernel,
+    random_graph,
+    reference,
+    single_layer_graph,
+    symmetric_graph,
+)
 
 from mlffd.bundle import read_bundle
 from mlffd.engine import Engine, say_once
 from mlffd.errors import ConfigError
 from mlffd.kernels import cpu
-from mlffd.students import build_student
 
 INSTRUCTIONS = ("baseline", "avx2", "avx512")
 # of the energy, and of the force RMS
 ENERGY_BAR = {"float32": 1e-6, "float64": 1e-11}
 FORCE_BAR = {"float32": 2e-6, "float64": 1e-11}
-NEIGHBORS = {
-    "none": [0],
-    "one": [1, 1],
-    "two": [2, 0, 2],
-    "500": [500, 30],
-    "uneven": [0, 40, 1, 17, 33, 2, 500, 16, 15, 64],
-    "many": [52] * 100,
-    "few": [0, 40, 1, 17, 33, 2, 16, 15, 64],
-}
 WATER = {
     "local": {"family": "local", "species": [8, 1], "cutoff": 5.5},
     "painn": {"family": "painn", "species": [8, 1], "cutoff": 5.0, "features": 64, "layers": 2},
@@ -42,22 +40,6 @@ WATER = {
 @pytest.fixture(params=INSTRUCTIONS)
 def instructions(request) -> str:
     return request.param
-
-
-def kernel(student, dtype: str, instructions: str = "auto") -> cpu.CpuKernel:
-    """Skips where the processor lacks the instructions."""
-    try:
-        return cpu.CpuKernel(student, dtype, instructions)
-    except ConfigError as error:
-        if "this processor has no" in str(error):
-            pytest.skip(str(error))
-        raise
-
-
-def evaluate(kernel_: cpu.CpuKernel, student, graph: PairGraph, n_threads: int = 1):
-    return kernel_.evaluate(
-        graph.species_idx(student), graph.first_edge, graph.neighbor, graph.edge_vectors, n_threads=n_threads
-    )
 
 
 def assert_exact(student, graph: PairGraph, dtype: str, instructions: str = "auto") -> None:
@@ -101,17 +83,10 @@ def test_random_graphs(name, neighbors, dtype, instructions):
     assert_exact(student, single_layer_graph(student, NEIGHBORS[neighbors]), dtype, instructions)
 
 
-def single_layer_graph(student, n_neighbors) -> PairGraph:
-    """With ghosts where the student can have them."""
-    return random_graph(student, n_neighbors, n_ghosts=3 if student.n_layers == 1 else 0)
-
-
 @pytest.mark.parametrize("dtype", FORCE_BAR)
 @pytest.mark.parametrize("name", WATER)
 def test_students_of_real_size(name, dtype, instructions):
-    torch.manual_seed(1)
-    student = build_student(WATER[name])
-    student.baseline.reference_energies.uniform_(-20.0, -5.0)
+    student = random_student(WATER[name], seed=1)
     assert_exact(student, random_graph(student, [0, 60, 500, 1, 55, 70]), dtype, instructions)
 
 
@@ -135,8 +110,7 @@ def test_water_student_on_water(dtype):
 ])  # fmt: skip
 @pytest.mark.parametrize("dtype", FORCE_BAR)
 def test_odd_local_students(sizes, dtype):
-    torch.manual_seed(2)
-    student = build_student({"family": "local", "species": [8, 1], "cutoff": 4.2, **sizes})
+    student = random_student({"family": "local", "species": [8, 1], "cutoff": 4.2, **sizes}, seed=2)
     assert_exact(student, random_graph(student, NEIGHBORS["few"], n_ghosts=4), dtype)
 
 
@@ -146,8 +120,8 @@ def test_odd_local_students(sizes, dtype):
 ])  # fmt: skip
 @pytest.mark.parametrize("dtype", FORCE_BAR)
 def test_odd_painn_students(sizes, dtype):
-    torch.manual_seed(3)
-    student = build_student({"family": "painn", "species": [8, 1], "cutoff": 4.2, "features": 16, **sizes})
+    architecture = {"family": "painn", "species": [8, 1], "cutoff": 4.2, "features": 16, **sizes}
+    student = random_student(architecture, seed=3)
     assert_exact(student, random_graph(student, NEIGHBORS["few"]), dtype)
 
 
@@ -178,36 +152,20 @@ def test_nothing_is_left_from_the_call_before(name):
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_reverse_edges_change_no_force(name):
-    """With the symmetric list at hand gradients may be shared out differently; forces and virial stay."""
+def test_symmetric_edges_change_no_force(name):
+    """Where every edge has its reverse gradients may be shared out differently; forces and virial stay."""
     engine = Engine(random_student(name), dtype="float64", backend="cpu")
     atoms = random_box(engine)
-    graph, reverse = symmetric_graph(atoms, engine.cutoff + 0.4)
+    graph = symmetric_graph(atoms, engine.cutoff + 0.4)
     species_idx = graph.species_idx(engine.student)
     arrays = species_idx, graph.first_edge, graph.neighbor, graph.edge_vectors
     energies, gradient = engine.kernel.evaluate(*arrays)
-    shared_energies, shared_gradient = engine.kernel.evaluate(*arrays, reverse)
+    shared_energies, shared_gradient = engine.kernel.evaluate(*arrays, symmetric=True)
     np.testing.assert_allclose(shared_energies, energies, rtol=1e-12)
     forces, virial = graph.forces(gradient), graph.edge_vectors.T @ gradient
     np.testing.assert_allclose(graph.forces(shared_gradient), forces, rtol=0, atol=1e-11 * rms(forces))
     shared_virial = graph.edge_vectors.T @ shared_gradient
     np.testing.assert_allclose(shared_virial, virial, rtol=0, atol=1e-11 * rms(virial))
-
-
-def symmetric_graph(atoms, cutoff: float) -> tuple[PairGraph, np.ndarray]:
-    """All pairs of a structure, some beyond the student's cutoff, and each edge's reverse."""
-    from ase.neighborlist import neighbor_list
-
-    i, j, shifts = neighbor_list("ijS", atoms, cutoff)
-    vectors = (atoms.positions[j] - atoms.positions[i]) + shifts @ atoms.cell.array
-    index = {(a, b, *shift): k for k, (a, b, shift) in enumerate(zip(i, j, shifts.tolist()))}
-    reverse = [index[(b, a, -x, -y, -z)] for a, b, (x, y, z) in zip(i, j, shifts.tolist())]
-    # exactly opposite vectors, whatever order the sums were made in
-    vectors = np.where((np.arange(len(i)) < reverse)[:, None], vectors, -vectors[reverse])
-    first_edge = np.concatenate([[0], np.cumsum(np.bincount(i, minlength=len(atoms)))]).astype(np.int64)
-    return PairGraph(atoms.numbers, first_edge, j.astype(np.int32), vectors), np.array(
-        reverse, dtype=np.int32
-    )
 
 
 @pytest.mark.parametrize("dtype", FORCE_BAR)
@@ -276,7 +234,7 @@ def test_wrong_indices_are_refused():
 
 
 def test_unknown_instructions_and_families_are_refused():
-    with pytest.raises(ConfigError, match="instructions are auto"):
+    with pytest.raises(ConfigError, match="instructions may be auto"):
         cpu.CpuKernel(random_student("local"), instructions="sse9")
     with pytest.raises(ConfigError, match="not lennard_jones"):
         Engine(random_student("lennard_jones"), backend="cpu")
@@ -286,8 +244,12 @@ def test_environment_chooses_the_instructions(monkeypatch):
     monkeypatch.setenv("MLFFD_INSTRUCTIONS", "baseline")
     assert cpu.CpuKernel(random_student("local")).instructions == "baseline"
     monkeypatch.setenv("MLFFD_INSTRUCTIONS", "fast")
-    with pytest.raises(ConfigError, match="not fast"):
+    with pytest.raises(ConfigError, match="MLFFD_INSTRUCTIONS is 'fast'"):
         cpu.CpuKernel(random_student("local"))
+    monkeypatch.setenv("MLFFD_INSTRUCTIONS", "")  # as good as unset
+    usual = cpu.CpuKernel(random_student("local")).instructions
+    monkeypatch.delenv("MLFFD_INSTRUCTIONS")
+    assert cpu.CpuKernel(random_student("local")).instructions == usual
 
 
 def test_without_compiled_kernels_students_run_and_it_is_said_once(monkeypatch, capsys):

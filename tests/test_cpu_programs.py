@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: MIT
 """The CPU kernels in programs: same numbers, no bad memory access, exact tables, no symbols to mix up."""
 
+import runpy
 import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from contract import random_box
-from cpu_graphs import PairGraph, random_graph
-from test_contract import TRAINED, random_student
-from test_cpu_kernels import NEIGHBORS, kernel, single_layer_graph, symmetric_graph
+from contract import TRAINED, random_box, random_student
+from cpu_graphs import NEIGHBORS, PairGraph, kernel, random_graph, single_layer_graph, symmetric_graph
 
 from mlffd.engine import Engine
 from mlffd.kernels import cpu
@@ -85,23 +84,18 @@ def checked_program(tmp_path_factory) -> Path:
 
 
 def instruction_flags() -> dict[str, list[str]]:
-    """As setup.py compiles for them, without running it."""
-    text = (ROOT / "setup.py").read_text()
-    start, end = text.index("IS_X86 ="), text.index("FLAGS =")
-    found: dict = {}
-    exec("import platform\n" + text[start:end], found)
-    return found["INSTRUCTIONS"]
+    """As setup.py compiles for them."""
+    return runpy.run_path(str(ROOT / "setup.py"))["INSTRUCTIONS"]
 
 
-def run_program(program: Path, folder: Path, student, graph: PairGraph, reverse=None, *, dtype="float32",
+def run_program(program: Path, folder: Path, student, graph: PairGraph, *, symmetric=False, dtype="float32",
                 instructions="auto", n_threads=1, under=()):  # fmt: skip
     """Energies and gradient that the program writes."""
     (folder / "block").write_bytes(weight_block(student))
     arrays = [
-        np.array([len(graph.atomic_numbers), graph.n_centers, len(graph.neighbor), reverse is not None]),
+        np.array([len(graph.atomic_numbers), graph.n_centers, len(graph.neighbor), symmetric]),
         graph.species_idx(student), graph.first_edge, graph.neighbor, graph.edge_vectors,
     ]  # fmt: skip
-    arrays += [reverse] if reverse is not None else []
     (folder / "graph").write_bytes(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays))
     precision = cpu.PRECISIONS[dtype]
     result = run(
@@ -151,8 +145,8 @@ def test_address_sanitizer_finds_nothing(checked_program, name, instructions, tm
             graph = single_layer_graph(student, NEIGHBORS[neighbors])
             run_program(checked_program, tmp_path, student, graph, **options)
         engine = Engine(student, backend="reference")
-        graph, reverse = symmetric_graph(random_box(engine), engine.cutoff + 0.3)
-        run_program(checked_program, tmp_path, student, graph, reverse, **options)
+        graph = symmetric_graph(random_box(engine), engine.cutoff + 0.3)
+        run_program(checked_program, tmp_path, student, graph, symmetric=True, **options)
 
 
 @pytest.mark.slow

@@ -195,7 +195,7 @@ void PairMLFFD::provide_communication() {
   const int32_t species_idx[2] = {0, 0}, neighbor[1] = {1};
   const int64_t first_edge[2] = {0, 1};
   const double edge_vector[3] = {0.9 * cutoff_, 0.0, 0.0};
-  const mlffd_edges edges{2, 1, 1, species_idx, first_edge, neighbor, edge_vector, nullptr};
+  const mlffd_edges edges{2, 1, 1, species_idx, first_edge, neighbor, edge_vector, 0};
   double energy, gradient[3];
   char message[512] = "";
   const int failed =
@@ -326,7 +326,7 @@ void PairMLFFD::evaluate() {
   grow(atomic_energies_, n_centers_ + 1);
   const mlffd_edges edges{
       n_rows_, n_centers_, n_edges, species_idx_.data(), first_edge_.data(),
-      rows_are_atoms_ ? neighbor_atom_.data() : neighbor_row_.data(), edge_vectors_.data(), nullptr};
+      rows_are_atoms_ ? neighbor_atom_.data() : neighbor_row_.data(), edge_vectors_.data(), 0};
   const mlffd_exchange through_lammps{this, to_ghosts, to_owners};
   char message[512] = "";
   const int failed = mlffd_evaluate_pairs(

@@ -32,11 +32,14 @@ def binding():
     Raises:
         KernelsNotCompiled: there was no C++ compiler, or the library does not fit this system.
     """
+    if not LIBRARY.is_file():
+        raise KernelsNotCompiled(
+            "the CPU kernels are not compiled (install mlffd again where there is a C++ compiler)"
+        )
     try:
         from mlffd.kernels.cpu import _binding
     except ImportError as error:
-        why = str(error) if LIBRARY.is_file() else "install mlffd again where there is a C++ compiler"
-        raise KernelsNotCompiled(f"the CPU kernels are not compiled ({why})") from error
+        raise KernelsNotCompiled(f"the CPU kernels cannot be loaded ({error})") from error
     return _binding
 
 
@@ -85,7 +88,7 @@ class CpuKernel:
         first_edge: np.ndarray,
         neighbor: np.ndarray,
         edge_vectors: np.ndarray,
-        reverse: np.ndarray | None = None,
+        symmetric: bool = False,
         n_threads: int = 1,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Atomic energies (n_centers,) in eV and dE/d(edge_vectors) (n_edges, 3) in eV/Å, float64.
@@ -95,8 +98,8 @@ class CpuKernel:
             first_edge: (n_centers + 1,) int64; edges of centre i are first_edge[i] to first_edge[i + 1].
             neighbor: (n_edges,) int32.
             edge_vectors: (n_edges, 3) float64 in Å; those longer than the cutoff count for nothing.
-            reverse: (n_edges,) int32, the edge from neighbor to centre with exactly the opposite vector.
-                With it the two may carry each other's share of the gradient; forces and virial are the same.
+            symmetric: whether every edge has its reverse among the edges, with exactly the opposite vector.
+                The two may then carry each other's share of the gradient; forces and virial are the same.
 
         Raises:
             ValueError: indices or sizes that do not fit together.
@@ -104,7 +107,7 @@ class CpuKernel:
         if _forked:
             n_threads = 1
         return self._student.evaluate_pairs(
-            species_idx, first_edge, neighbor, edge_vectors, reverse, n_threads
+            species_idx, first_edge, neighbor, edge_vectors, symmetric, n_threads
         )
 
 

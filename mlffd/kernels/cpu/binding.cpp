@@ -2,9 +2,7 @@
 // The C interface for Python: NumPy arrays in and out, of exactly the dtypes and shapes named, no copies.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
-#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -41,7 +39,7 @@ class Student {
 
   py::tuple evaluate_pairs(
       const Values<int32_t> &species_idx, const Values<int64_t> &first_edge, const Values<int32_t> &neighbor,
-      const Values<double> &edge_vectors, const std::optional<Values<int32_t>> &reverse, int n_threads) {
+      const Values<double> &edge_vectors, bool symmetric, int n_threads) {
     mlffd_edges edges;
     edges.n_atoms = species_idx.size();
     edges.n_centers = first_edge.size() - 1;
@@ -50,7 +48,7 @@ class Student {
     edges.first_edge = checked(first_edge, {edges.n_centers + 1}, "first_edge");
     edges.neighbor = checked(neighbor, {edges.n_edges}, "neighbor");
     edges.edge_vectors = checked(edge_vectors, {edges.n_edges, 3}, "edge_vectors");
-    edges.reverse = reverse ? checked(*reverse, {edges.n_edges}, "reverse") : nullptr;
+    edges.symmetric = symmetric;
     if (edges.n_centers < 0) throw py::value_error("first_edge has the wrong shape");
     Values<double> atomic_energies(edges.n_centers), gradient({edges.n_edges, int64_t(3)});
     double *energies_out = atomic_energies.mutable_data(), *gradient_out = gradient.mutable_data();
@@ -125,7 +123,7 @@ PYBIND11_MODULE(_binding, module) {
       .def_property_readonly("instructions", &Student::instructions)
       .def("evaluate_pairs", &Student::evaluate_pairs, "species_idx"_a.noconvert(),
            "first_edge"_a.noconvert(), "neighbor"_a.noconvert(), "edge_vectors"_a.noconvert(),
-           "reverse"_a.none(true).noconvert() = py::none(), "n_threads"_a = 1);
+           "symmetric"_a = false, "n_threads"_a = 1);
   module.def("edge_vectors", &edge_vectors, "first_atom"_a.noconvert(), "first_edge"_a.noconvert(),
              "neighbor"_a.noconvert(), "cell_shifts"_a.noconvert(), "positions"_a.noconvert(),
              "cells"_a.noconvert());

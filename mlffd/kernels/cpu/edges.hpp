@@ -82,10 +82,10 @@ class CloseEdges {
     }
   }
 
-  // Edges by the atom they lead to, `atom` being the centre. With the caller's `reverse` these are the
+  // Edges by the atom they lead to, `atom` being the centre. In the caller's symmetric list these are the
   // reverse of an atom's own edges, which are returned instead: unit vectors then have the other sign.
   EdgeList<T> incoming() {
-    if (given_->reverse) return own();
+    if (given_->symmetric) return own();
     const int64_t n_atoms = given_->n_atoms;
     incoming_.resize(given_->n_edges);
     incoming_first_.resize(n_atoms);

@@ -87,7 +87,7 @@ void check(const mlffd_edges &edges, size_t n_species) {
   if (edges.n_atoms < 0 || edges.n_edges < 0 || edges.n_centers < 0 || edges.n_centers > edges.n_atoms)
     fail("numbers of atoms, centres and edges do not fit together");
   if (edges.n_atoms > INT32_MAX || edges.n_edges > INT32_MAX) fail("more than 2^31 atoms or edges");
-  if (edges.reverse && edges.n_centers != edges.n_atoms) fail("reverse edges need that there are no ghosts");
+  if (edges.symmetric && edges.n_centers != edges.n_atoms) fail("edges with ghosts are not symmetric");
   if (edges.first_edge[0] != 0 || edges.first_edge[edges.n_centers] != edges.n_edges)
     fail("first_edge does not span all edges");
   for (int64_t i = 0; i < edges.n_centers; ++i)

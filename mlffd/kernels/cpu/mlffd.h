@@ -31,8 +31,9 @@ typedef struct {
   const int64_t *first_edge;   /* (n_centers + 1,) edges of centre i: first_edge[i] to first_edge[i + 1] */
   const int32_t *neighbor;     /* (n_edges,) index of an atom */
   const double *edge_vectors;  /* (n_edges, 3) position of the neighbor minus that of the centre */
-  const int32_t *reverse;      /* (n_edges,) the edge from neighbor to centre, with exactly the opposite vector;
-                                  NULL where not known. Needs n_centers == n_atoms. Message passing is faster. */
+  int symmetric;               /* 1: every edge has its reverse among the edges, with exactly the opposite vector.
+                                  Message passing is then faster, and an edge and its reverse may carry each
+                                  other's share of the gradient; forces and virial are the same. Not with ghosts. */
 } mlffd_edges;
 
 /* How the rows of ghost atoms get their owners' values, and hand gradients back (MPI). `rows` has n_atoms rows
@@ -58,8 +59,7 @@ const int *mlffd_species(const mlffd_student *student); /* atomic numbers, (n_sp
 const char *mlffd_instructions(const mlffd_student *student); /* the set that is used */
 int mlffd_interface(void);                              /* MLFFD_INTERFACE of the library */
 
-/* Energies of the centres (n_centers,) and dE/d(edge_vectors) (n_edges, 3), E their sum. With `reverse` given
- * an edge and its reverse may carry each other's share of the gradient: forces and virial are the same.
+/* Energies of the centres (n_centers,) and dE/d(edge_vectors) (n_edges, 3), E their sum.
  * `exchange` may be NULL; a student that passes messages needs it where there are ghosts.
  * Returns 0, or 1 with a message. */
 int mlffd_evaluate_pairs(

@@ -448,7 +448,7 @@ class PainnKernel : public Kernel {
   }
 
   void pass_messages_backward(int l) {
-    const T sign = edges_->reverse ? T(-1) : T(1);
+    const T sign = edges_->symmetric ? T(-1) : T(1);
     share(edges_->n_atoms, edge_chunk, [&](const Chunk &chunk) {
       for (int b = 0; b < n_blocks_; ++b)
         for (int64_t j = chunk.begin; j < chunk.begin + chunk.n; ++j) {
