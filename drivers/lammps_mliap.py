@@ -146,7 +146,7 @@ class MliapStudent:
             if data.nlistatoms == 0:  # this rank owns no atom
                 return
             atomic_energies, pair_gradient = self._evaluate(data)
-            # centres are the atoms of LAMMPS' list, which leaves some out under pair_style hybrid
+            # centers are the atoms of LAMMPS' list, which leaves some out under pair_style hybrid
             listed = atomic_energies[data.iatoms[: data.nlistatoms]]
             data.eatoms = listed
             data.energy = listed.sum()

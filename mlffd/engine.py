@@ -175,7 +175,7 @@ class Engine:
 
         Args:
             atomic_numbers: (n_atoms,), ghosts last.
-            pair_i, pair_j: (n_pairs,), every neighbor of every centre, in any order;
+            pair_i, pair_j: (n_pairs,), every neighbor of every center, in any order;
                 ``pair_i`` < ``n_centers`` and ``pair_j`` < ``n_atoms`` are the caller's to keep.
             rij: (n_pairs, 3) in Å, ``x_j - x_i``.
             n_centers: atoms from this index on are ghosts.
@@ -227,7 +227,7 @@ class Engine:
 
 
 def first_edges(centers: np.ndarray, n_centers: int) -> np.ndarray:
-    """Where the edges of each centre begin, and where all end: (n_centers + 1,) int64; ``centers`` sorted."""
+    """Where the edges of each center begin, and where all end: (n_centers + 1,) int64; ``centers`` sorted."""
     return np.concatenate([[0], np.cumsum(np.bincount(centers, minlength=n_centers))]).astype(np.int64)
 
 

@@ -15,7 +15,7 @@ from mlffd.neighbors import Edges, build
 class Graph:
     """Atoms and their neighbors within a cutoff; several structures lie one after the other.
 
-    ``i, j = edge_index``: ``i`` is the centre, ``j`` the neighbor, and edges are sorted by ``i``.
+    ``i, j = edge_index``: ``i`` is the center, ``j`` the neighbor, and edges are sorted by ``i``.
     Atoms from ``n_centers`` on are ghosts: neighbors only, without edges or energy of their own (LAMMPS).
     """
 
@@ -107,12 +107,12 @@ def batch(graphs: Sequence[Graph]) -> Graph:
 
 
 def sum_over_neighbors(edge_values: Tensor, graph: Graph) -> Tensor:
-    """Sum values of edges (n_edges, ...) over the neighbors of each centre: (n_centers, ...)."""
+    """Sum values of edges (n_edges, ...) over the neighbors of each center: (n_centers, ...)."""
     total = edge_values.new_zeros(graph.n_centers, *edge_values.shape[1:])
     return total.index_add(0, graph.edge_index[0], edge_values)
 
 
 def sum_per_system(atom_values: Tensor, graph: Graph) -> Tensor:
-    """Sum values of centres (n_centers, ...) over the atoms of each structure: (n_systems, ...)."""
+    """Sum values of centers (n_centers, ...) over the atoms of each structure: (n_systems, ...)."""
     total = atom_values.new_zeros(graph.n_systems, *atom_values.shape[1:])
     return total.index_add(0, graph.system_idx[: graph.n_centers], atom_values)

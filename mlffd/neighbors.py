@@ -39,12 +39,12 @@ BUILDS_PER_CLEARING = 32
 class Edges:
     """Which atoms are neighbors, in one structure or in several that lie one after the other.
 
-    Edges are sorted by their centre, and by the neighbor within a centre. Every edge has its reverse: from
-    the neighbor to the centre, with the opposite cell shift.
+    Edges are sorted by their center, and by the neighbor within a center. Every edge has its reverse: from
+    the neighbor to the center, with the opposite cell shift.
     """
 
     first_atom: np.ndarray  # (n_systems + 1,) int64: atoms of system k are first_atom[k] to first_atom[k + 1]
-    first_edge: np.ndarray  # (n_atoms + 1,) int64: edges of centre i are first_edge[i] to first_edge[i + 1]
+    first_edge: np.ndarray  # (n_atoms + 1,) int64: edges of center i are first_edge[i] to first_edge[i + 1]
     neighbor: np.ndarray  # (n_edges,) int32
     cell_shifts: np.ndarray  # (n_edges, 3) int32
 
@@ -190,7 +190,7 @@ def neighbor_list(
         cutoff: in Å.
 
     Returns:
-        edge_index (2, n_edges) int64, sorted by the centre ``edge_index[0]``;
+        edge_index (2, n_edges) int64, sorted by the center ``edge_index[0]``;
         edge_vectors (n_edges, 3) float64, ``positions[j] - positions[i] + cell_shifts @ cell``;
         cell_shifts (n_edges, 3) int32.
 

@@ -56,9 +56,9 @@ class PairGraph:
 
 
 def random_graph(student, n_neighbors, n_ghosts: int = 0, seed: int = 0) -> PairGraph:
-    """Centres with so many neighbors each, picked from all atoms, in random directions.
+    """Centers with so many neighbors each, picked from all atoms, in random directions.
 
-    One edge in ten is longer than the cutoff. Each centre has one within bonding distance, so that forces are
+    One edge in ten is longer than the cutoff. Each center has one within bonding distance, so that forces are
     not all tails, and those with several have one at exactly the cutoff.
     """
     rng = np.random.default_rng(seed)

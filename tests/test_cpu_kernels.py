@@ -221,7 +221,7 @@ def test_wrong_indices_are_refused():
         (0, species_idx + 2, "species index"),
         (0, species_idx[:1], "do not fit together"),
         (1, np.array([0, 4, 5, 5]), "do not fit together"),
-        (1, np.array([0, 7, 5]), "falls at centre"),
+        (1, np.array([0, 7, 5]), "falls at center"),
         (1, np.array([0, 2, 4]), "does not span"),
         (2, graph.neighbor + 2, "which there is not"),
         (2, -graph.neighbor - 1, "which there is not"),
@@ -258,6 +258,6 @@ def test_without_compiled_kernels_students_run_and_it_is_said_once(monkeypatch, 
     student = random_student("local")
     engines = [Engine(student) for _ in range(3)]
     assert [engine.backend for engine in engines] == ["reference"] * 3
-    assert capsys.readouterr().err.count("the CPU kernels were not compiled") == 1
+    assert capsys.readouterr().err.count("the CPU kernels are not compiled") == 1
     with pytest.raises(ConfigError, match="not compiled"):
         Engine(student, backend="cpu")

@@ -112,7 +112,7 @@ def agree(folder: Path, frame: str, family: str, kind: str) -> None:
 
 
 def edges_of(atoms: Atoms, family: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centres and neighbors (n_edges,), and -r ⊗ dE/dr (n_edges, 3, 3) in eV."""
+    """Centers and neighbors (n_edges,), and -r ⊗ dE/dr (n_edges, 3, 3) in eV."""
     engine = reference(family)
     graph = graphs.from_atoms(atoms, engine.cutoff)
     gradient = array(pair_gradient(engine.student, graph)[1])

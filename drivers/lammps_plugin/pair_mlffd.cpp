@@ -153,7 +153,7 @@ void PairMLFFD::load(const std::string &file) {
   student_.reset(mlffd_create(block.data(), block.size(), precision_, "auto", message, sizeof message));
   fail_together(student_ ? "" : "pair_style mlffd cannot load '" + file + "': " + message);
   cutoff_ = mlffd_cutoff(student_.get());
-  // dE/d(edge vectors) of a student that passes messages is not the gradient of the centre's energy alone
+  // dE/d(edge vectors) of a student that passes messages is not the gradient of the center's energy alone
   centroidstressflag = mlffd_n_layers(student_.get()) > 1 ? CENTROID_NOTAVAIL : CENTROID_AVAIL;
 }
 
@@ -260,7 +260,7 @@ void PairMLFFD::check_coordinates() {
   if (!std::isfinite(sum)) fail_alone("coordinates are not numbers any more; did the run explode?");
 }
 
-// The kernel wants centres first. LAMMPS' list may leave some local atoms out (pair_style hybrid), and types
+// The kernel wants centers first. LAMMPS' list may leave some local atoms out (pair_style hybrid), and types
 // may change from one step to the next (fix atom/swap), so this is done anew in every step.
 void PairMLFFD::number_atoms() {
   const int n_atoms = atom->nlocal + atom->nghost;
@@ -376,7 +376,7 @@ void PairMLFFD::tally_energies() {
 }
 
 // -r (x) dE/dr of an edge. In stress/atom half of it belongs to either end, as with a pair potential. In
-// centroid/stress/atom all of it belongs to the neighbor, whom the energy of the centre pulls: the form that
+// centroid/stress/atom all of it belongs to the neighbor, whom the energy of the center pulls: the form that
 // gives the heat flux of a many-body potential (Fan et al., Phys. Rev. B 92, 094301, 2015).
 void PairMLFFD::tally_virial() {
   static const int a[9] = {0, 1, 2, 0, 0, 1, 1, 2, 2}, b[9] = {0, 1, 2, 1, 2, 2, 0, 0, 1};

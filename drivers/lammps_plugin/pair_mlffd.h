@@ -80,7 +80,7 @@ class PairMLFFD : public LAMMPS_NS::Pair {
   std::vector<int32_t> species_of_type_;
 
   // of this step, for mlffd_evaluate_pairs; memory is kept, so arrays may be longer than needed
-  int n_centers_ = 0, n_rows_ = 0;        // rows are the kernel's atoms, centres first
+  int n_centers_ = 0, n_rows_ = 0;        // rows are the kernel's atoms, centers first
   bool rows_are_atoms_ = false;           // numbered as LAMMPS does: the usual case
   std::vector<int32_t> row_of_atom_;      // (nlocal + nghost,)
   std::vector<int32_t> owner_;            // (n_rows,) row of the atom a ghost is an image of

@@ -40,7 +40,7 @@ class Baseline(nn.Module):
         return energies + self.repulsion(graph, species_idx, distance)
 
     def repulsion(self, graph: Graph, species_idx: Tensor, distance: Tensor) -> Tensor:
-        """Half of the repulsion of each pair goes to its centre: (n_centers,) float64."""
+        """Half of the repulsion of each pair goes to its center: (n_centers,) float64."""
         i, j = species_idx[graph.edge_index]
         reach = self.repulsion_reach.to(distance.dtype)[i, j]
         (close,) = torch.nonzero(distance < reach, as_tuple=True)

@@ -92,7 +92,7 @@ class LocalStudent(TrainedStudent):
 
 
 def padded_rows(graph: Graph) -> tuple[Tensor, int]:
-    """For each edge its row in a table of ``width`` rows per centre, and that width (most neighbors)."""
+    """For each edge its row in a table of ``width`` rows per center, and that width (most neighbors)."""
     i = graph.edge_index[0]
     n_neighbors = torch.bincount(i, minlength=graph.n_centers)
     first_edge = torch.cumsum(n_neighbors, 0) - n_neighbors
@@ -102,7 +102,7 @@ def padded_rows(graph: Graph) -> tuple[Tensor, int]:
 
 
 def pad(edge_values: Tensor, rows: tuple[Tensor, int], n_centers: int) -> Tensor:
-    """Edge values (n_edges, k) laid out by centre and filled up with zeros: (n_centers, width, k)."""
+    """Edge values (n_edges, k) laid out by center and filled up with zeros: (n_centers, width, k)."""
     row, width = rows
     k = edge_values.shape[1]
     return edge_values.new_zeros(n_centers * width, k).index_copy(0, row, edge_values).view(-1, width, k)

@@ -95,7 +95,7 @@ class CpuKernel:
 
         Args:
             species_idx: (n_atoms,) int32, ghosts last.
-            first_edge: (n_centers + 1,) int64; edges of centre i are first_edge[i] to first_edge[i + 1].
+            first_edge: (n_centers + 1,) int64; edges of center i are first_edge[i] to first_edge[i + 1].
             neighbor: (n_edges,) int32.
             edge_vectors: (n_edges, 3) float64 in Å; those longer than the cutoff count for nothing.
             symmetric: whether every edge has its reverse among the edges, with exactly the opposite vector.
@@ -146,7 +146,7 @@ def edge_vectors(
 
     Args:
         first_atom: (n_systems + 1,) int64, atoms of system k are first_atom[k] to first_atom[k + 1].
-        first_edge, neighbor: as in ``CpuKernel.evaluate``, every atom a centre.
+        first_edge, neighbor: as in ``CpuKernel.evaluate``, every atom a center.
         cell_shifts: (n_edges, 3) int32.
         positions: (n_atoms, 3) float64 in Å.
         cells: (n_systems, 3, 3) float64 in Å, rows are lattice vectors.

@@ -24,7 +24,7 @@ class Baseline {
   double reference(int species) const { return reference_[species]; }
   double largest_reach() const { return largest_reach_; }  // Å; no pair of species repels from farther away
 
-  // Half of the repulsion of a pair r > 0 apart (the centre's share) and its derivative: eV, eV/Å.
+  // Half of the repulsion of a pair r > 0 apart (the center's share) and its derivative: eV, eV/Å.
   double energy(int species_i, int species_j, double r, double *slope) const {
     const int pair = species_i * n_species_ + species_j;
     *slope = 0.0;

@@ -14,7 +14,7 @@ namespace MLFFD_ISA {
 template <class T>
 struct Edge {
   int32_t atom, row, interval;  // the atom at the other end
-  T t, x, y, z, inverse;        // place in the interval; unit vector from centre to neighbor; 1 / r
+  T t, x, y, z, inverse;        // place in the interval; unit vector from center to neighbor; 1 / r
 };
 
 // Edges by atom.
@@ -48,7 +48,7 @@ class CloseEdges {
   CloseEdges(double cutoff, int n_species) : cutoff_(cutoff), n_species_(n_species) {}
 
   // Sorts out the edges within the cutoff; writes reference energies and repulsion to `atomic_energies` and
-  // `gradient`. The edges of a centre are grouped by the species of the neighbor.
+  // `gradient`. The edges of a center are grouped by the species of the neighbor.
   void measure(
       const mlffd_edges &edges, int n_threads, const RadialPieces<T> &radial, const Baseline &baseline,
       double *atomic_energies, double *gradient) {
@@ -71,7 +71,7 @@ class CloseEdges {
   EdgeList<T> own() const { return {edge_.data(), given_->first_edge, last_.data()}; }
   T *gradient() { return gradient_.data(); }  // (n_edges, edge_slots) by `row`
 
-  // Each species that is there, with the edges of centre i that lead to it.
+  // Each species that is there, with the edges of center i that lead to it.
   template <class Work>
   void for_species(int64_t i, Work work) const {
     const Edge<T> *edge = own().begin(i), *const end = own().end(i);
@@ -82,7 +82,7 @@ class CloseEdges {
     }
   }
 
-  // Edges by the atom they lead to, `atom` being the centre. In the caller's symmetric list these are the
+  // Edges by the atom they lead to, `atom` being the center. In the caller's symmetric list these are the
   // reverse of an atom's own edges, which are returned instead: unit vectors then have the other sign.
   EdgeList<T> incoming() {
     if (given_->symmetric) return own();

@@ -85,13 +85,13 @@ void read_facts(const Block &block, mlffd_student &student) {
 
 void check(const mlffd_edges &edges, size_t n_species) {
   if (edges.n_atoms < 0 || edges.n_edges < 0 || edges.n_centers < 0 || edges.n_centers > edges.n_atoms)
-    fail("numbers of atoms, centres and edges do not fit together");
+    fail("numbers of atoms, centers and edges do not fit together");
   if (edges.n_atoms > INT32_MAX || edges.n_edges > INT32_MAX) fail("more than 2^31 atoms or edges");
   if (edges.symmetric && edges.n_centers != edges.n_atoms) fail("edges with ghosts are not symmetric");
   if (edges.first_edge[0] != 0 || edges.first_edge[edges.n_centers] != edges.n_edges)
     fail("first_edge does not span all edges");
   for (int64_t i = 0; i < edges.n_centers; ++i)
-    if (edges.first_edge[i] > edges.first_edge[i + 1]) fail("first_edge falls at centre %lld", (long long)i);
+    if (edges.first_edge[i] > edges.first_edge[i + 1]) fail("first_edge falls at center %lld", (long long)i);
   for (int64_t k = 0; k < edges.n_edges; ++k)
     if (uint32_t(edges.neighbor[k]) >= uint32_t(edges.n_atoms))
       fail("edge %lld names atom %d, which there is not", (long long)k, edges.neighbor[k]);

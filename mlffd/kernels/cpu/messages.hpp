@@ -133,7 +133,7 @@ inline void add_messages(
   }
 }
 
-// Adds to the gradient of one atom's source what comes from the states' `gradient` at the centres that it
+// Adds to the gradient of one atom's source what comes from the states' `gradient` at the centers that it
 // sends to, and to that of the edges on which it sends. `sign` is -1 where edges are given as they leave this
 // atom, the reverse of those.
 template <class T>

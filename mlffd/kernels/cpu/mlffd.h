@@ -23,14 +23,14 @@ extern "C" {
 
 typedef struct mlffd_student mlffd_student;
 
-/* Atoms and the neighbors of the first n_centers of them; the rest are ghosts. Edges are sorted by centre.
+/* Atoms and the neighbors of the first n_centers of them; the rest are ghosts. Edges are sorted by center.
  * Edges longer than the cutoff may be among them (a list with a skin): they count for nothing. */
 typedef struct {
   int64_t n_atoms, n_centers, n_edges;
   const int32_t *species_idx;  /* (n_atoms,) index into the student's species */
-  const int64_t *first_edge;   /* (n_centers + 1,) edges of centre i: first_edge[i] to first_edge[i + 1] */
+  const int64_t *first_edge;   /* (n_centers + 1,) edges of center i: first_edge[i] to first_edge[i + 1] */
   const int32_t *neighbor;     /* (n_edges,) index of an atom */
-  const double *edge_vectors;  /* (n_edges, 3) position of the neighbor minus that of the centre */
+  const double *edge_vectors;  /* (n_edges, 3) position of the neighbor minus that of the center */
   int symmetric;               /* 1: every edge has its reverse among the edges, with exactly the opposite vector.
                                   Message passing is then faster, and an edge and its reverse may carry each
                                   other's share of the gradient; forces and virial are the same. Not with ghosts. */
@@ -59,7 +59,7 @@ const int *mlffd_species(const mlffd_student *student); /* atomic numbers, (n_sp
 const char *mlffd_instructions(const mlffd_student *student); /* the set that is used */
 int mlffd_interface(void);                              /* MLFFD_INTERFACE of the library */
 
-/* Energies of the centres (n_centers,) and dE/d(edge_vectors) (n_edges, 3), E their sum.
+/* Energies of the centers (n_centers,) and dE/d(edge_vectors) (n_edges, 3), E their sum.
  * `exchange` may be NULL; a student that passes messages needs it where there are ghosts.
  * Returns 0, or 1 with a message. */
 int mlffd_evaluate_pairs(
