@@ -31,7 +31,7 @@ class ExchangeCallbacks(ctypes.Structure):
 
 @dataclass
 class Exchange:
-    """Copies rows to the ghosts of this process and adds their gradients to the owners, and notes its calls."""
+    """Copies owners' rows to their ghosts, adds ghosts' gradients to the owners, and notes each call."""
 
     owner: np.ndarray  # (n_ghosts,) the centre that each ghost is an image of
     n_centers: int

@@ -4,6 +4,7 @@
 What holds of a student on any backend is in tests/test_contract.py.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 
 import numpy as np
@@ -138,6 +139,22 @@ def test_threads_change_nothing(name, dtype):
         assert np.array_equal(one[1], several[1])
 
 
+@pytest.mark.parametrize("name", ["local", "painn"])
+def test_threads_share_a_kernel(name):
+    """Long evaluations that would meet in the workspace if they did not take turns."""
+    student = random_student(name)
+    graphs = [random_graph(student, [30] * 190, seed=seed) for seed in range(4)]
+    kernel_ = kernel(student, "float32")
+    alone = [evaluate(kernel_, student, graph) for graph in graphs]
+
+    def same_again(k: int) -> bool:
+        results = (evaluate(kernel_, student, graphs[k]) for _ in range(10))
+        return all(np.array_equal(a, b) for result in results for a, b in zip(result, alone[k], strict=True))
+
+    with ThreadPoolExecutor(len(graphs)) as pool:
+        assert all(pool.map(same_again, range(len(graphs))))
+
+
 @pytest.mark.parametrize("name", TRAINED)
 def test_nothing_is_left_from_the_call_before(name):
     """The kernels keep their workspace: a small graph after a large one is still itself."""
@@ -219,18 +236,27 @@ def test_wrong_indices_are_refused():
     kernel_.evaluate(*good)
     for k, wrong, says in [
         (0, species_idx + 2, "species index"),
+        (0, with_first(species_idx, len(student.species)), "species index"),
+        (0, with_first(species_idx, -1), "species index"),
         (0, species_idx[:1], "do not fit together"),
         (1, np.array([0, 4, 5, 5]), "do not fit together"),
         (1, np.array([0, 7, 5]), "falls at center"),
         (1, np.array([0, 2, 4]), "does not span"),
         (2, graph.neighbor + 2, "which there is not"),
         (2, -graph.neighbor - 1, "which there is not"),
+        (2, with_first(graph.neighbor, len(species_idx)), "which there is not"),
         (3, graph.edge_vectors[:-1], "wrong shape"),
     ]:
         arrays = good.copy()
         arrays[k] = wrong.astype(arrays[k].dtype)
         with pytest.raises(ValueError, match=says):
             kernel_.evaluate(*arrays)
+
+
+def with_first(values: np.ndarray, first: int) -> np.ndarray:
+    changed = values.copy()
+    changed[0] = first
+    return changed
 
 
 def test_unknown_instructions_and_families_are_refused():

@@ -242,6 +242,15 @@ def test_images_of_atoms_need_no_new_list():
     assert walk.lists.n_builds == 1
 
 
+def test_lattice_vectors_that_are_not_periodic_lead_to_no_image():
+    atoms = random_atoms(1, (1, 0, 1))
+    one = built(atoms)
+    for vector, periodic in zip(atoms.cell.array, atoms.pbc):
+        moved = atoms.positions.copy()
+        moved[4] += vector
+        assert one.covers(moved, atoms.cell.array) == periodic
+
+
 def test_rotating_the_cell_with_its_atoms_needs_no_new_list():
     walk = Walk(1, (1, 1, 1), 6.0)
     walk.many(20, "turn")
