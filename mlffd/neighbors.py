@@ -291,6 +291,10 @@ class NeighborLists:
         self._by_place: dict[int, KeptList] = {}
         self._joined: dict[tuple[int, ...], tuple[list[NeighborList], Edges]] = {}
 
+    def __getstate__(self) -> dict:
+        """A copy starts without joined edges: it would find them by the ids of other objects."""
+        return {**self.__dict__, "_joined": {}}
+
     def find(
         self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, place: int = 0
     ) -> tuple[NeighborList, np.ndarray]:

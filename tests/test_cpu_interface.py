@@ -156,3 +156,14 @@ def test_values_are_numbers(block):
 @pytest.mark.parametrize("species", [(0, 1), (119, 1), (-1, 1), (1.5, 1), (8, 8), (1e300, 1)])
 def test_species_are_different_atomic_numbers(block, species):
     assert "species" in refused(with_values(block, "species_numbers", *species))
+
+
+def test_environment_chooses_the_instructions(block, monkeypatch):
+    monkeypatch.setenv("MLFFD_INSTRUCTIONS", "")  # as good as unset
+    CStudent(block)
+    monkeypatch.setenv("MLFFD_INSTRUCTIONS", "fast")
+    assert refused(block).startswith("MLFFD_INSTRUCTIONS may be auto, ")
+    CStudent(block, instructions="baseline")
+    monkeypatch.delenv("MLFFD_INSTRUCTIONS")
+    with pytest.raises(ValueError, match="^instructions may be auto, .*baseline, not fast$"):
+        CStudent(block, instructions="fast")

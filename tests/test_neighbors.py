@@ -4,6 +4,7 @@ fresh ones."""
 
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from pathlib import Path
 
 import contract
@@ -343,6 +344,17 @@ def test_joined_edges_are_those_of_the_parts():
     assert (whole.n_systems, whole.n_atoms) == (3, len(positions))
     system_of_edge = np.searchsorted(whole.first_atom, whole.center, side="right")
     assert np.array_equal(system_of_edge, np.searchsorted(whole.first_atom, whole.neighbor, side="right"))
+
+
+def test_a_copy_joins_its_own_lists():
+    """In another process a list may have the id that another list had here."""
+    lists = NeighborLists(CUTOFF, SKIN)
+    lists.join([find(lists, random_atoms(seed, True, n_atoms=5)) for seed in (0, 1)])
+    copied = deepcopy(lists)
+    others = [find(copied, random_atoms(seed, True, n_atoms=8)) for seed in (2, 3)]
+    same_ids = tuple(map(id, others))
+    copied._joined = {same_ids: known for known in copied._joined.values()}
+    assert copied.join(others).n_atoms == 16
 
 
 def test_threads_share_the_lists():
