@@ -165,5 +165,5 @@ def test_environment_chooses_the_instructions(block, monkeypatch):
     assert refused(block).startswith("MLFFD_INSTRUCTIONS may be auto, ")
     CStudent(block, instructions="baseline")
     monkeypatch.delenv("MLFFD_INSTRUCTIONS")
-    with pytest.raises(ValueError, match="^instructions may be auto, .*baseline, not fast$"):
+    with pytest.raises(ValueError, match=r"^instructions may be auto, .*baseline, not fast$"):
         CStudent(block, instructions="fast")

@@ -353,7 +353,7 @@ def test_a_copy_joins_its_own_lists():
     copied = deepcopy(lists)
     others = [find(copied, random_atoms(seed, True, n_atoms=8)) for seed in (2, 3)]
     same_ids = tuple(map(id, others))
-    copied._joined = {same_ids: known for known in copied._joined.values()}
+    copied._joined = dict(zip([same_ids], copied._joined.values()))
     assert copied.join(others).n_atoms == 16
 
 
