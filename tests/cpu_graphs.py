@@ -86,6 +86,21 @@ def single_layer_graph(student, n_neighbors) -> PairGraph:
     return random_graph(student, n_neighbors, n_ghosts=3 if student.n_layers == 1 else 0)
 
 
+def dimers(student, n_dimers: int, seed: int = 0) -> PairGraph:
+    """Pairs of atoms, from short bonds to the cutoff in equal steps, in random directions."""
+    rng = np.random.default_rng(seed)
+    distances = np.linspace(0.9, student.cutoff, n_dimers)
+    directions = rng.normal(size=(n_dimers, 3))
+    vectors = directions * (distances / np.linalg.norm(directions, axis=1))[:, None]
+    n_atoms = 2 * n_dimers
+    return PairGraph(
+        rng.choice(student.species, n_atoms),
+        np.arange(n_atoms + 1, dtype=np.int64),
+        np.arange(n_atoms, dtype=np.int32) ^ 1,
+        np.stack([vectors, -vectors], axis=1).reshape(-1, 3),
+    )
+
+
 def symmetric_graph(atoms, cutoff: float) -> PairGraph:
     """All pairs of a structure, some beyond the cutoff; an edge and its reverse are exactly opposite."""
     i, j, shifts = neighbor_list("ijS", atoms, cutoff)

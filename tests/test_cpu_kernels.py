@@ -14,6 +14,7 @@ from contract import MANY_SPECIES, TRAINED, random_box, random_student, rms, slo
 from cpu_graphs import (
     NEIGHBORS,
     PairGraph,
+    dimers,
     evaluate,
     kernel,
     random_graph,
@@ -47,7 +48,7 @@ def assert_exact(student, graph: PairGraph, dtype: str, instructions: str = "aut
     """Energies and forces are within the bars, and no edge is far off either.
 
     Where random weights and hundreds of neighbors make rounding alone larger than a bar, in float32, the
-    order of magnitude of plain PyTorch's error is the bar.
+    bar is four times the error of plain PyTorch.
     """
     exact = reference(student, graph)
     energy_error, force_error, edge_error = errors(
@@ -57,7 +58,7 @@ def assert_exact(student, graph: PairGraph, dtype: str, instructions: str = "aut
     if energy_error > energy_bar or force_error > force_bar or edge_error > edge_bar:
         assert dtype == "float32"
         eager = errors(reference(deepcopy(student).cast(torch.float32), graph), exact, graph)
-        energy_bar, force_bar, edge_bar = np.maximum(np.multiply(8, eager), (energy_bar, force_bar, edge_bar))
+        energy_bar, force_bar, edge_bar = np.maximum(np.multiply(4, eager), (energy_bar, force_bar, edge_bar))
     assert energy_error <= energy_bar
     assert force_error <= force_bar
     assert edge_error <= edge_bar
@@ -89,6 +90,27 @@ def test_random_graphs(name, neighbors, dtype, instructions):
 def test_students_of_real_size(name, dtype, instructions):
     student = random_student(WATER[name], seed=1)
     assert_exact(student, random_graph(student, [0, 60, 500, 1, 55, 70]), dtype, instructions)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(("sizes", "bar"), [
+    ({"family": "local", "channels": 8, "hidden": [16]}, 2.8e-7),
+    ({"family": "painn", "features": 16, "layers": 1}, 4e-7),
+    ({"family": "painn", "features": 16, "layers": 2}, 4e-7),
+], ids=["local", "painn-one-layer", "painn"])  # fmt: skip
+def test_rounding_of_single_pairs(sizes, bar, seed, instructions):
+    """float32 where nothing but distances, directions and radial functions can go wrong.
+
+    Errors are 1.2 to 1.6e-7 (local) and 1.3 to 2.6e-7 (painn) of the RMS. Distances in float32 make them
+    3.8e-7 and 7.5e-7 or more, tables of one degree less (painn) 1.5e-6. Plain PyTorch: 1.4e-6 and more.
+    With many radial functions, which vary fast.
+    """
+    student = random_student({"species": [8, 1], "cutoff": 6.0, "n_radial": 24, **sizes}, seed)
+    graph = dimers(student, 1000)
+    energies, gradient = reference(student, graph)
+    found = evaluate(kernel(student, "float32", instructions), student, graph)
+    assert rms(found[0] - energies) < 1e-7  # eV; found: 4e-8
+    assert rms(found[1] - gradient) < bar * rms(gradient)
 
 
 @pytest.mark.parametrize("dtype", FORCE_BAR)
