@@ -3,8 +3,9 @@
 
     python examples/single_point.py [BUNDLE]
 
-Timed as in molecular dynamics: the atoms move before every evaluation, so that ASE's cache never answers and
-every evaluation builds its neighbor list. The first ones, in which PyTorch warms up, don't count.
+Timed as in molecular dynamics: the atoms move before every evaluation, so that ASE's cache never answers;
+neighbor lists are built again as often as the engine finds it necessary. The first ones are a warm-up and
+don't count.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def main():
     print(
         f"one evaluation {median:.2f} ms (median of {options.steps}; 80 % within {low:.2f} to {high:.2f} ms)"
     )
-    print(f"per atom       {1e3 * median / len(atoms):.1f} us, neighbor list included")
+    print(f"per atom       {1e3 * median / len(atoms):.2f} us, neighbor lists included")
     print(f"on             {options.device}, {options.dtype}, {torch.get_num_threads()} thread(s)")
 
 
