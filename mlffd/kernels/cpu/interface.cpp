@@ -28,6 +28,8 @@ struct mlffd_student {
 
 namespace {
 
+constexpr int64_t centers_per_thread = 16;  // with fewer, a thread more costs more than it brings
+
 struct InstructionSet {
   const char *name;
   Kernel *(*make_kernel)(const Block &, int);
@@ -152,7 +154,9 @@ int mlffd_evaluate_pairs(
       [&] {
         const std::lock_guard<std::mutex> lock(student->turn);
         check(*edges, student->species.size());
-        student->kernel->evaluate(*edges, exchange, n_threads < 1 ? 1 : n_threads, atomic_energies, gradient);
+        const int64_t useful = 1 + edges->n_centers / centers_per_thread;
+        const int n = int(std::max<int64_t>(1, std::min<int64_t>(n_threads, useful)));
+        student->kernel->evaluate(*edges, exchange, n, atomic_energies, gradient);
       },
       message, message_size);
   return evaluated ? 0 : 1;
