@@ -150,8 +150,8 @@ def kernel_rate(library: ctypes.CDLL, shape: tuple[int, int, int], dtype: str, o
     if not error <= TOLERANCES[dtype]:
         raise BenchmarkError(f"the kernel's {shape} product in {dtype} is {error:.2g} off")
     many = max(int(2e7 / np.prod(shape)), 20)  # so that neither packing nor the call counts
-    packing = fastest(partial(times, 0), options.seconds / 4)
-    return rate(shape, (fastest(partial(times, many), options.seconds) - packing) / many)
+    packing = usual(partial(times, 0), options.seconds / 4)
+    return rate(shape, (usual(partial(times, many), options.seconds) - packing) / many)
 
 
 def numpy_rate(shape: tuple[int, int, int], dtype: str, options) -> float:
@@ -203,19 +203,20 @@ def less_calling(product: Callable[[], object], smallest: Callable[[], object], 
         for _ in range(10):
             call()
 
-    seconds = [fastest(partial(ten, call), options.seconds) for call in (product, smallest)]
+    seconds = [usual(partial(ten, call), options.seconds) for call in (product, smallest)]
     return (seconds[0] - seconds[1]) / 10
 
 
-def fastest(call: Callable[[], object], seconds: float) -> float:
-    """CPU seconds of the fastest call among those that fit into so many seconds; at least three."""
+def usual(call: Callable[[], object], seconds: float) -> float:
+    """CPU seconds of a call, the lower quartile of those that fit into so many seconds, at least four: others
+    slow some down, and the clock of a virtual machine now and then jumps over one."""
     call()
     taken, end = [], time.process_time() + seconds
-    while len(taken) < 3 or time.process_time() < end:
+    while len(taken) < 4 or time.process_time() < end:
         began = time.process_time()
         call()
         taken.append(time.process_time() - began)
-    return min(taken)
+    return float(np.quantile(taken, 0.25))
 
 
 def rate(shape: tuple[int, int, int], seconds: float) -> float:
@@ -236,8 +237,8 @@ def markdown(results: dict) -> str:
         "|---|---|" + "---|" * (len(COLUMNS) + 1),
         *(table_row(row) for row in results["rows"]),
         "",
-        f"{results['cpu']}, load average {results['load_average']} at the start; CPU time of the fastest of "
-        f"many calls. {results['date']}, commit {results['commit']}, numpy {results['versions']['numpy']}, "
+        f"{results['cpu']}, load average {results['load_average']} at the start; CPU time, the lower "
+        f"quartile of many calls. {results['date']}, commit {results['commit']}, numpy {results['versions']['numpy']}, "
         f"torch {results['versions']['torch']}",
     ]
     return "\n".join(lines) + "\n"
