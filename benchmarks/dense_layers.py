@@ -238,8 +238,8 @@ def markdown(results: dict) -> str:
         *(table_row(row) for row in results["rows"]),
         "",
         f"{results['cpu']}, load average {results['load_average']} at the start; CPU time, the lower "
-        f"quartile of many calls. {results['date']}, commit {results['commit']}, numpy {results['versions']['numpy']}, "
-        f"torch {results['versions']['torch']}",
+        f"quartile of many calls. {results['date']}, commit {results['commit']}, numpy "
+        f"{results['versions']['numpy']}, torch {results['versions']['torch']}",
     ]
     return "\n".join(lines) + "\n"
 
