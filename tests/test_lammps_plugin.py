@@ -12,14 +12,16 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
-from lammps_process import BAR, read_result, single_point, write_lammps_data
+from lammps_process import BAR, read_result, run_lammps, single_point, write_lammps_data
 from plugin_process import add_bond, mlffd, needs, random_student, run_plugin, write_students
 from test_lammps_run import INPUTS, NVE, processors, water_frames
 
 from mlffd import graph as graphs
 from mlffd.bundle import write_bundle
 from mlffd.drivers.lammps_log import read_log, summarize
+from mlffd.drivers.lammps_plugin import build_plugin
 from mlffd.engine import Engine
+from mlffd.errors import ConfigError
 from mlffd.predict import array, pair_gradient
 
 pytestmark = pytest.mark.slow
@@ -384,6 +386,19 @@ def test_in_water_plugin_runs_as_it_stands(inputs):
         assert fact in summarize(inputs / "log.lammps")
     frame = ase.io.read(inputs / "water.lammpstrj")
     assert frame.symbols.get_chemical_formula() == "H1024O512"
+
+
+def test_in_water_plugin_runs_in_the_lammps_that_make_setup_builds(inputs, lmp):
+    """Which brings its headers along; one that somebody else built may not."""
+    try:
+        build_plugin(lmp)
+    except ConfigError as error:
+        if "came without C++ headers" not in str(error):
+            raise
+        pytest.skip(str(error))
+    finished = run_lammps(inputs / "in.water-plugin", inputs, steps=2, data="water64.data")
+    assert finished.status == 0, finished.output
+    assert "mlffd: water: 2 steps, 192 atoms" in summarize(inputs / "log.lammps")
 
 
 SHIPPED = """

@@ -45,7 +45,7 @@ setup(
     description="LAMMPS with ML-IAP and PYTHON, built by mlffd",
     license="GPL-2.0-only",
     packages=["lammps", "lammps.mliap"],
-    package_data={{"lammps": ["liblammps.so", "lmp.bin"]}},
+    package_data={{"lammps": ["liblammps.so", "lmp.bin", "include/lammps/*.h*", "include/lammps/*/*.h*"]}},
     entry_points={{"console_scripts": ["lmp=lammps.executable:lmp"]}},
     distclass=BinaryDistribution,
 )
@@ -193,6 +193,14 @@ def tell_progress(lines):
             say(f"LAMMPS: {done} of {total} compiled, {left / 60:.1f} min left")
 
 
+def copy_headers(source: Path, target: Path) -> None:
+    """LAMMPS' own headers, and those of two libraries in its source: what plugins are compiled against."""
+    for folder in ("", "fmt", "nlohmann"):
+        (target / folder).mkdir(parents=True)
+        for header in (source / folder).glob("*.h*"):
+            shutil.copy(header, target / folder)
+
+
 def assemble_package(tree: Path, build: Path, work: Path, version: str, tools: Path, log) -> Path:
     """A Python project holding LAMMPS' module, library and program, findable from each other."""
     package = work / "package"
@@ -201,6 +209,7 @@ def assemble_package(tree: Path, build: Path, work: Path, version: str, tools: P
     library, program = module / "liblammps.so", module / "lmp.bin"
     shutil.copy(build / "liblammps.so.0", library)
     shutil.copy(build / "lmp", program)
+    copy_headers(tree / "src", module / "include" / "lammps")
     run(["strip", "--strip-unneeded", library, program], tools, log)
     run(["patchelf", "--set-soname", library.name, library], tools, log)
     run(["patchelf", "--replace-needed", "liblammps.so.0", library.name, program], tools, log)
