@@ -24,8 +24,26 @@ class Baseline {
   double reference(int species) const { return reference_[species]; }
   double largest_reach() const { return largest_reach_; }  // Å; no pair of species repels from farther away
 
-  // Half of the repulsion of a pair r > 0 apart (the center's share) and its derivative: eV, eV/Å.
-  double energy(int species_i, int species_j, double r, double *slope) const {
+  // The center's share of the repulsion of edge k, r > 0 long, in eV; its gradient is added to that of the
+  // edges, (n_edges, 3) in eV/Å.
+  double repulsion(
+      const mlffd_edges &edges, int64_t center, int64_t k, double r, double *gradient) const {
+    double slope;
+    const int32_t *species = edges.species_idx;
+    const double share = half_energy(species[center], species[edges.neighbor[k]], r, &slope);
+    if (slope != 0.0)
+      for (int axis = 0; axis < 3; ++axis)
+        gradient[3 * k + axis] += slope / r * edges.edge_vectors[3 * k + axis];
+    return share;
+  }
+
+ private:
+  static constexpr double coulomb = 14.399645;  // e^2 / (4 pi epsilon_0) in eV Å
+  static constexpr double zbl_exponents[4] = {3.19980, 0.94229, 0.40290, 0.20162};
+  static constexpr double zbl_coefficients[4] = {0.18175, 0.50986, 0.28022, 0.02817};
+
+  // Half of the repulsion of a pair and its derivative: eV, eV/Å.
+  double half_energy(int species_i, int species_j, double r, double *slope) const {
     const int pair = species_i * n_species_ + species_j;
     *slope = 0.0;
     if (r >= reach_[pair]) return 0.0;
@@ -39,11 +57,6 @@ class Baseline {
     *slope = bare * (screening_slope * cutoff + screening * (cutoff_slope / reach_[pair] - cutoff / r));
     return bare * screening * cutoff;
   }
-
- private:
-  static constexpr double coulomb = 14.399645;  // e^2 / (4 pi epsilon_0) in eV Å
-  static constexpr double zbl_exponents[4] = {3.19980, 0.94229, 0.40290, 0.20162};
-  static constexpr double zbl_coefficients[4] = {0.18175, 0.50986, 0.28022, 0.02817};
 
   void set_pair(int pair, double number_i, double number_j, double reach) {
     reach_[pair] = reach;

@@ -62,7 +62,7 @@ class CloseEdges {
     for_chunks(edges.n_centers, 64, n_threads, [&](int64_t begin, int n, int thread) {
       int32_t *counts = counts_.data() + size_t(thread) * (n_species_ + 1);
       for (int64_t i = begin; i < begin + n; ++i)
-        atomic_energies[i] = measure_centre(i, radial, baseline, counts, gradient);
+        atomic_energies[i] = measure_center(i, radial, baseline, counts, gradient);
     });
   }
 
@@ -127,7 +127,7 @@ class CloseEdges {
   }
 
   // Returns reference energy and repulsion; edges that are left out have no gradient.
-  double measure_centre(
+  double measure_center(
       int64_t i, const RadialPieces<T> &radial, const Baseline &baseline, int32_t *counts, double *gradient) {
     const int64_t first = given_->first_edge[i], end = given_->first_edge[i + 1];
     double energy = baseline.reference(given_->species_idx[i]);
@@ -141,7 +141,8 @@ class CloseEdges {
     for (int64_t k = first; k < end; ++k) {
       if (!within(k)) continue;
       edge_[first + counts[place(k)]++] = edge_of(k, radial);
-      if (!(distance_[k] >= baseline.largest_reach())) energy += repulsion(i, k, baseline, gradient + 3 * k);
+      if (!(distance_[k] >= baseline.largest_reach()))
+        energy += baseline.repulsion(*given_, i, k, distance_[k], gradient);
     }
     return energy;
   }
@@ -175,15 +176,6 @@ class CloseEdges {
     edge.x = T(vector[0] * inverse), edge.y = T(vector[1] * inverse), edge.z = T(vector[2] * inverse);
     edge.inverse = T(inverse);
     return edge;
-  }
-
-  double repulsion(int64_t i, int64_t k, const Baseline &baseline, double *gradient) const {
-    double slope;
-    const int32_t *species = given_->species_idx;
-    const double energy = baseline.energy(species[i], species[given_->neighbor[k]], distance_[k], &slope);
-    for (int axis = 0; axis < 3; ++axis)
-      gradient[axis] = slope * given_->edge_vectors[3 * k + axis] / distance_[k];
-    return energy;
   }
 
   template <class Work>

@@ -10,19 +10,13 @@
 #include "baseline.hpp"
 #include "density.hpp"
 #include "gemm.hpp"
+#include "tensors.hpp"
 
 namespace mlffd {
 namespace MLFFD_ISA {
 
 // Centers that go through the networks together; fixed, so that results do not depend on the threads.
 constexpr int block_centers = 16;
-
-// An array of the network of one species.
-inline const double *network_array(const Block &block, int species, const char *name, size_t count) {
-  char full_name[64];
-  snprintf(full_name, sizeof full_name, "networks.%d.%s", species, name);
-  return block.array(full_name, count);
-}
 
 // The numbers that say how large everything is; the constructor refuses those that do not fit together.
 struct LocalSizes {
@@ -98,15 +92,16 @@ class Perceptron {
   void read(const Block &block, int species, const LocalSizes &sizes) {
     n_hidden_ = sizes.n_hidden;
     const size_t n_invariants = size_t(sizes.n_kinds()) * sizes.channels;
-    const double *scale = network_array(block, species, "invariant_scale", n_invariants);
+    const Tensors tensors(block, "networks", species);
+    const double *scale = tensors("invariant_scale", n_invariants);
     int n_in = int(n_invariants);
     for (int k = 0; k <= n_hidden_; ++k) {
       const int n_out = k < n_hidden_ ? sizes.hidden[k] : 1;
       char name[32];
       snprintf(name, sizeof name, "layers.%d.weight", k);
-      const double *weight = network_array(block, species, name, size_t(n_out) * n_in);
+      const double *weight = tensors(name, n_out, n_in);
       snprintf(name, sizeof name, "layers.%d.bias", k);
-      const double *bias = network_array(block, species, name, n_out);
+      const double *bias = tensors(name, n_out);
       Array<double> filled_up;
       if (k == 0) {
         filled_up = fill_up<T>(weight, size_t(n_out) * sizes.n_kinds(), sizes.channels);
@@ -228,14 +223,15 @@ class LocalNetwork {
     wide_ = padded<T>(sizes.channels), stride_ = channels_stride<T>(sizes.channels);
     const int n_in = sizes.density.n_columns();
     const size_t per_l = size_t(n_in) * 2 * sizes.channels;
-    const double *mixing = network_array(block, species, "mixing", (l_max + 1) * per_l);
+    const Tensors tensors(block, "networks", species);
+    const double *mixing = tensors("mixing", l_max + 1, per_l);
     for (int l = 0; l <= l_max; ++l) {
       const Array<double> filled_up = fill_up<T>(mixing + l * per_l, size_t(n_in) * 2, sizes.channels);
       mix_[l] = Dense<T>(filled_up.data(), nullptr, 2 * wide_, n_in, 2 * wide_, true);
       unmix_[l] = Dense<T>(filled_up.data(), nullptr, n_in, 2 * wide_, 2 * wide_);
     }
     const size_t n_invariants = size_t(sizes.n_kinds()) * sizes.channels;
-    const double *mean = network_array(block, species, "invariant_mean", n_invariants);
+    const double *mean = tensors("invariant_mean", n_invariants);
     const Array<double> filled_up = fill_up<T>(mean, sizes.n_kinds(), sizes.channels);
     mean_.resize(filled_up.size());
     for (size_t k = 0; k < mean_.size(); ++k) mean_[k] = T(filled_up[k]);
@@ -425,19 +421,15 @@ class LocalKernel : public Kernel {
       work.density.template edge_gradients<L>(k, by_column, gradient);
       energies[center] = network_energies[k] + baseline_.reference(block.species);
       if (work.shortest2[k] < baseline_.largest_reach() * baseline_.largest_reach())
-        repel(edges, center, block.species, energies, gradient);
+        repel(edges, center, energies, gradient);
     }
   }
 
-  void repel(
-      const mlffd_edges &edges, int64_t center, int species, double *energies, double *gradient) const {
+  void repel(const mlffd_edges &edges, int64_t center, double *energies, double *gradient) const {
     for (int64_t k = edges.first_edge[center]; k < edges.first_edge[center + 1]; ++k) {
       const double *vector = edges.edge_vectors + 3 * k;
       const double r = __builtin_sqrt(vector[0] * vector[0] + vector[1] * vector[1] + vector[2] * vector[2]);
-      double slope;
-      energies[center] += baseline_.energy(species, edges.species_idx[edges.neighbor[k]], r, &slope);
-      if (slope != 0.0)
-        for (int axis = 0; axis < 3; ++axis) gradient[3 * k + axis] += slope / r * vector[axis];
+      energies[center] += baseline_.repulsion(edges, center, k, r, gradient);
     }
   }
 

@@ -14,10 +14,9 @@
 // owners. So each is called n_layers - 1 times in an evaluation, whether there are ghosts or not.
 #pragma once
 
-#include <cstdio>
-
 #include "gemm.hpp"
 #include "messages.hpp"
+#include "tensors.hpp"
 
 namespace mlffd {
 namespace MLFFD_ISA {
@@ -30,26 +29,6 @@ struct Linear {
   Linear(const double *weight, const double *bias, int n_out, int n_in, int row_stride)
       : forward(weight, bias, n_out, n_in, row_stride),
         backward(weight, nullptr, n_in, n_out, row_stride, true) {}
-};
-
-// Tensors of a block by name, with the sizes they must have.
-class Tensors {
- public:
-  Tensors(const Block &block, const char *part, int index) : block_(block) {
-    if (index < 0)
-      snprintf(prefix_, sizeof prefix_, "%s", part);
-    else
-      snprintf(prefix_, sizeof prefix_, "%s.%d", part, index);
-  }
-  const double *operator()(const char *name, size_t rows, size_t columns = 1) const {
-    char full[96];
-    snprintf(full, sizeof full, "%s.%s", prefix_, name);
-    return block_.array(full, rows * columns);
-  }
-
- private:
-  const Block &block_;
-  char prefix_[48];
 };
 
 template <class T>
@@ -107,10 +86,6 @@ class PainnKernel : public Kernel {
     }
     read_readout(Tensors(block, "readout", -1));
   }
-
-  ~PainnKernel() override { delete scratch_; }
-  PainnKernel(const PainnKernel &) = delete;
-  PainnKernel &operator=(const PainnKernel &) = delete;
 
   void evaluate(
       const mlffd_edges &edges, const mlffd_exchange *exchange, int n_threads, double *atomic_energies,
@@ -204,7 +179,26 @@ class PainnKernel : public Kernel {
   template <class Work>
   void share(int64_t n_atoms, int size, Work work) {
     for_chunks(n_atoms, size, n_threads_, [&](int64_t begin, int n, int thread) {
-      work(Chunk{begin, n, &(*scratch_)[thread]});
+      work(Chunk{begin, n, &scratch_[thread]});
+    });
+  }
+
+  // Calls `work` for the channels of a block and an atom of the chunk, with their part of the scratch.
+  template <class Work>
+  void for_blocks(const Chunk &chunk, Work work) {
+    for (int b = 0; b < n_blocks_; ++b)
+      for (int k = 0; k < chunk.n; ++k) work(b, chunk.begin + k, chunk.scratch->at(b, k));
+  }
+
+  // Calls `work` for each radial density: pieces of its functions, its edges, and its slots.
+  template <class Work>
+  void for_densities(Work work) {
+    share(edges_->n_centers, edge_chunk, [&](const Chunk &chunk) {
+      for (int b = 0; b < n_radial_blocks_; ++b)
+        for (int64_t i = chunk.begin; i < chunk.begin + chunk.n; ++i)
+          close_.for_species(i, [&](int p, const Edge<T> *edge, const Edge<T> *end) {
+            work(densities_table_.block(b), edge, end, densities_.at(b, i, state_slots * p));
+          });
     });
   }
 
@@ -218,11 +212,9 @@ class PainnKernel : public Kernel {
       kept_[l].resize(n_blocks_, n_centers, kept_slots);
       sources_[l].resize(n_blocks_, l ? n_atoms : 0, source_slots);
     }
-    if (!scratch_ || int(scratch_->size()) < n_threads_) {
-      delete scratch_;
-      scratch_ = nullptr;
-      scratch_ = new Items<Features<T>>(n_threads_);
-      for (int k = 0; k < n_threads_; ++k) (*scratch_)[k].resize(n_blocks_, dense_chunk, scratch_slots);
+    if (int(scratch_.size()) < n_threads_) {
+      scratch_.replace(n_threads_);
+      for (int k = 0; k < n_threads_; ++k) scratch_[k].resize(n_blocks_, dense_chunk, scratch_slots);
     }
   }
 
@@ -247,24 +239,18 @@ class PainnKernel : public Kernel {
   }
 
   void sum_densities() {
-    share(edges_->n_centers, edge_chunk, [&](const Chunk &chunk) {
-      for (int b = 0; b < n_radial_blocks_; ++b)
-        for (int64_t i = chunk.begin; i < chunk.begin + chunk.n; ++i)
-          close_.for_species(i, [&](int p, const Edge<T> *edge, const Edge<T> *end) {
-            T *density = densities_.at(b, i, state_slots * p);
-            std::memset(density, 0, state_slots * lanes * sizeof(T));
-            add_densities(densities_table_.block(b), edge, end, density);
-          });
+    for_densities([](const T *pieces, const Edge<T> *edge, const Edge<T> *end, T *density) {
+      std::memset(density, 0, state_slots * lanes * sizeof(T));
+      add_densities(pieces, edge, end, density);
     });
   }
 
   void first_messages(const Chunk &chunk) {
-    for (int b = 0; b < n_blocks_; ++b)
-      for (int64_t i = chunk.begin; i < chunk.begin + chunk.n; ++i) {
-        const int species = edges_->species_idx[i];
-        std::memset(state_.at(b, i), 0, sizeof(T) * state_slots * lanes);
-        store(state_.at(b, i), load(embedding_.data() + (species * n_blocks_ + b) * lanes));
-      }
+    for_blocks(chunk, [&](int b, int64_t i, T *) {
+      const int species = edges_->species_idx[i];
+      std::memset(state_.at(b, i), 0, sizeof(T) * state_slots * lanes);
+      store(state_.at(b, i), load(embedding_.data() + (species * n_blocks_ + b) * lanes));
+    });
     for (int p = 0; p < close_.n_present(); ++p)
       for (int s = 0; s < state_slots; ++s) {
         const FirstMessage<T> &first = first_[close_.present(p)];
@@ -293,13 +279,12 @@ class PainnKernel : public Kernel {
 
   // SiLU of the hidden slot of the scratch; its derivative is kept.
   void activate(const Chunk &chunk, Features<T> &kept, int slope_slot) {
-    for (int b = 0; b < n_blocks_; ++b)
-      for (int k = 0; k < chunk.n; ++k) {
-        Vector<T> slope;
-        T *z = chunk.scratch->at(b, k, hidden);
-        store(z, silu<T>(load(z), &slope));
-        store(kept.at(b, chunk.begin + k, slope_slot), slope);
-      }
+    for_blocks(chunk, [&](int b, int64_t i, T *work) {
+      Vector<T> slope;
+      T *z = work + hidden * lanes;
+      store(z, silu<T>(load(z), &slope));
+      store(kept.at(b, i, slope_slot), slope);
+    });
   }
 
   void pass_messages(int l) {
@@ -332,9 +317,9 @@ class PainnKernel : public Kernel {
     if (!last) apply(layer.update_out[0].forward, chunk, scratch, hidden, kept, scale_vectors, false);
     apply(layer.update_out[1].forward, chunk, scratch, hidden, kept, scale_product, false);
     apply(layer.update_out[2].forward, chunk, scratch, hidden, state_, 0, true);
-    for (int b = 0; b < n_blocks_; ++b)
-      for (int64_t i = chunk.begin; i < chunk.begin + chunk.n; ++i)
-        add_update(state_.at(b, i), kept.at(b, i), last ? nullptr : sources_[l + 1].at(b, i, 3));
+    for_blocks(chunk, [&](int b, int64_t i, T *) {
+      add_update(state_.at(b, i), kept.at(b, i), last ? nullptr : sources_[l + 1].at(b, i, 3));
+    });
   }
 
   static Vector<T> dot(const T *a, const T *b) {
@@ -342,12 +327,11 @@ class PainnKernel : public Kernel {
   }
 
   void take_norms(Features<T> &kept, const Chunk &chunk) {
-    for (int b = 0; b < n_blocks_; ++b)
-      for (int64_t i = chunk.begin; i < chunk.begin + chunk.n; ++i) {
-        T square[lanes], *of_right = kept.at(b, i, right), *root = kept.at(b, i, norm);
-        store(square, dot(of_right, of_right) + T(1e-8));
-        for (int k = 0; k < lanes; ++k) root[k] = __builtin_sqrt(square[k]);
-      }
+    for_blocks(chunk, [&](int b, int64_t i, T *) {
+      T square[lanes], *of_right = kept.at(b, i, right), *root = kept.at(b, i, norm);
+      store(square, dot(of_right, of_right) + T(1e-8));
+      for (int k = 0; k < lanes; ++k) root[k] = __builtin_sqrt(square[k]);
+    });
   }
 
   static void add_update(T *state, const T *kept, T *vectors) {
@@ -416,12 +400,6 @@ class PainnKernel : public Kernel {
     }
   }
 
-  template <class Work>
-  void for_blocks(const Chunk &chunk, Work work) {
-    for (int b = 0; b < n_blocks_; ++b)
-      for (int k = 0; k < chunk.n; ++k) work(b, chunk.begin + k, chunk.scratch->at(b, k));
-  }
-
   // Gradients of scale_product and scale_vectors.
   static void by_outputs(const T *g, const T *kept, T *work, bool last) {
     store(work + by_product * lanes, load(g) * dot(kept + left * lanes, kept + right * lanes));
@@ -485,13 +463,8 @@ class PainnKernel : public Kernel {
 
   // densities_ holds the gradient now
   void sum_densities_backward() {
-    share(edges_->n_centers, edge_chunk, [&](const Chunk &chunk) {
-      for (int b = 0; b < n_radial_blocks_; ++b)
-        for (int64_t i = chunk.begin; i < chunk.begin + chunk.n; ++i)
-          close_.for_species(i, [&](int p, const Edge<T> *edge, const Edge<T> *end) {
-            T *density = densities_.at(b, i, state_slots * p);
-            add_densities_backward(densities_table_.block(b), edge, end, density, close_.gradient());
-          });
+    for_densities([&](const T *pieces, const Edge<T> *edge, const Edge<T> *end, const T *density) {
+      add_densities_backward(pieces, edge, end, density, close_.gradient());
     });
   }
 
@@ -541,8 +514,7 @@ class PainnKernel : public Kernel {
   EdgeList<T> incoming_{};
   Array<T> rows_;
   Features<T> densities_, state_, gradient_, source_gradient_;
-  Items<Features<T>> kept_, sources_;
-  Items<Features<T>> *scratch_ = nullptr;
+  Items<Features<T>> kept_, sources_, scratch_;
 };
 
 }  // namespace MLFFD_ISA
