@@ -25,7 +25,6 @@ painn: F features, L layers
 
 import argparse
 import io
-import json
 import os
 import resource
 import subprocess
@@ -41,7 +40,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.io import read
-from harness import RESULTS, BenchmarkError, facts, load_average, set_threads, write_results
+from harness import RESULTS, BenchmarkError, facts, load_average, report, set_threads
 from ns_per_day import TIME_STEP, WATER, box_facts
 from routes import trajectory
 
@@ -49,7 +48,6 @@ import mlffd.engine
 import mlffd.neighbors
 import mlffd.predict
 from mlffd import Engine
-from mlffd.errors import MlffdError
 from mlffd.files import write_atomically
 from mlffd.kernels import cpu
 from mlffd.neighbors import neighbor_list
@@ -99,14 +97,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.quick:
         options.frames, options.seconds, options.repetitions = 8, 0.1, 2
     set_threads(1)
-    try:
-        results = json.loads(options.output.read_text()) if options.page_only else measure(options)
-    except MlffdError as error:
-        print(f"cpu_kernels: {error}", file=sys.stderr)
+    results = report("cpu_kernels", options, measure, markdown)
+    if results is None:
         return 1
-    table = markdown(results)
-    write_results(options.output, results, table)
-    print(table)
     draw(results, options.output.with_suffix(".svg"))
     return 0
 

@@ -23,9 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from harness import RESULTS, ROOT, BenchmarkError, facts, set_threads, write_results
-
-from mlffd.errors import MlffdError
+from harness import RESULTS, ROOT, BenchmarkError, facts, report, set_threads
 
 KERNELS = ROOT / "mlffd" / "kernels" / "cpu"
 SOURCE = Path(__file__).with_suffix(".cpp")
@@ -49,15 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.numpy_alone:
         print(json.dumps([numpy_rate(shape, dtype, options) for dtype in DTYPES for shape in SHAPES]))
         return 0
-    try:
-        results = json.loads(options.output.read_text()) if options.page_only else measure(options)
-    except MlffdError as error:
-        print(f"dense_layers: {error}", file=sys.stderr)
-        return 1
-    table = markdown(results)
-    write_results(options.output, results, table)
-    print(table)
-    return 0
+    return 1 if report("dense_layers", options, measure, markdown) is None else 0
 
 
 def parser() -> argparse.ArgumentParser:

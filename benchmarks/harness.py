@@ -233,6 +233,23 @@ def last_line(printed: str) -> str:
     return lines[-1] if lines else "it printed nothing"
 
 
+def report(name: str, options, measure: Callable, markdown: Callable) -> dict | None:
+    """Measure and write JSON and page, both from what ``measure(options)`` returns; also prints the page.
+
+    ``options.output`` is the JSON; with ``options.page_only`` it is read instead of measured. Returns what is
+    in it, or None where something could not be measured, after one line of why.
+    """
+    try:
+        results = json.loads(options.output.read_text()) if options.page_only else measure(options)
+    except MlffdError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return None
+    table = markdown(results)
+    write_results(options.output, results, table)
+    print(table)
+    return results
+
+
 def write_results(path: Path, results: dict, table: str) -> None:
     """``results`` as JSON to ``path``, ``table`` beside it with the suffix .md; each whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

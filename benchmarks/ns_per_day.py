@@ -10,7 +10,6 @@ pair_style mlffd, in any lmp (--plugin-lmp). Writes results/ns_per_day.json and,
 
 import argparse
 import hashlib
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,9 +24,9 @@ from harness import (
     BenchmarkError,
     facts,
     load_average,
+    report,
     set_threads,
     summary,
-    write_results,
 )
 from routes import Outcome, Plan, run_alone, run_ase, run_ipi, run_lammps, run_plugin
 
@@ -63,15 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line: 1 where something could not be measured, with one line of why."""
     options = parser().parse_args(arguments)
     set_threads(options.threads)
-    try:
-        results = json.loads(options.output.read_text()) if options.page_only else measure(options)
-    except MlffdError as error:
-        print(f"ns_per_day: {error}", file=sys.stderr)
-        return 1
-    table = markdown(results)
-    write_results(options.output, results, table)
-    print(table)
-    return 1 if any("not_run" in row for row in results["rows"]) else 0
+    results = report("ns_per_day", options, measure, markdown)
+    return 1 if results is None or any("not_run" in row for row in results["rows"]) else 0
 
 
 def parser() -> argparse.ArgumentParser:

@@ -31,17 +31,16 @@ from harness import (
     NothingMoved,
     facts,
     load_average,
+    report,
     run_program,
     set_threads,
     summary,
-    write_results,
 )  # fmt: skip
 from ns_per_day import TIME_STEP, TOLERANCE, WATER, box_facts
 from routes import Plan, run_lmp, trajectory
 
 from mlffd import Engine
 from mlffd.bundle import locate_bundle, write_bundle
-from mlffd.errors import MlffdError
 from mlffd.neighbors import neighbor_list
 from mlffd.students import build_student
 
@@ -82,15 +81,8 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line: 1 where something could not be measured, with one line of why."""
     options = parser().parse_args(arguments)
     set_threads(1)
-    try:
-        results = json.loads(options.output.read_text()) if options.page_only else measure(options)
-    except MlffdError as error:
-        print(f"peers: {error}", file=sys.stderr)
-        return 1
-    table = markdown(results)
-    write_results(options.output, results, table)
-    print(table)
-    return 1 if any("not_run" in row for row in results["rows"]) else 0
+    results = report("peers", options, measure, markdown)
+    return 1 if results is None or any("not_run" in row for row in results["rows"]) else 0
 
 
 def parser() -> argparse.ArgumentParser:
