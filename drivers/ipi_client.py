@@ -20,8 +20,6 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from ase.io import read
-from ase.io.formats import UnknownFileTypeError
 
 from mlffd.drivers.ipi_loop import (
     Address,
@@ -37,6 +35,7 @@ from mlffd.drivers.ipi_loop import (
     serve,
 )
 from mlffd.drivers.ipi_protocol import ProtocolError, Session
+from mlffd.drivers.structure_file import read_structure
 from mlffd.errors import ConfigError, MlffdError
 from mlffd.files import write_atomically
 from mlffd.units import BOHR
@@ -57,12 +56,7 @@ def read_template(path: str | Path, pbc: str | None = None) -> Atoms:
     directions as in "xyz" or "xy", or "none". i-PI's own xyz files, whose cell ASE skips, count as periodic.
     Raises ConfigError where there is no such file or no structure in it.
     """
-    try:
-        atoms = read(path)
-    except FileNotFoundError as error:
-        raise ConfigError(f"template {path} does not exist") from error
-    except (OSError, ValueError, KeyError, IndexError, StopIteration, UnknownFileTypeError) as error:
-        raise ConfigError(f"template {path} is no structure file that ASE can read: {error}") from error
+    atoms = read_structure(path, f"template {path}")
     if not atoms.pbc.any() and Path(path).suffix == ".xyz":
         atoms = with_ipi_cell(atoms, Path(path).read_text().splitlines()[1])
     atoms = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)

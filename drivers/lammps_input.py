@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from ase.io import read
-from ase.io.formats import UnknownFileTypeError
 from ase.io.lammpsdata import write_lammps_data
 
 from mlffd.bundle import read_bundle
+from mlffd.drivers.structure_file import read_structure
 from mlffd.errors import ConfigError
 from mlffd.files import write_atomically
 from mlffd.students.student import Student, check_species
@@ -58,6 +57,8 @@ def write_input(structure: str | Path, student: str, output: str | Path, plan: R
         BundleError, StructureError: no such student, or it does not know an element.
     """
     atoms, bundle = read_structure(structure), read_bundle(student)
+    if len(atoms) == 0:
+        raise ConfigError(f"{structure} holds no atoms")
     check_species(atoms.numbers.tolist(), bundle.student.species)
     if plan.ensemble == "npt" and not atoms.pbc.all():
         raise ConfigError(f"{structure}: constant pressure needs a structure periodic in three directions")
@@ -71,19 +72,6 @@ def write_input(structure: str | Path, student: str, output: str | Path, plan: R
     text = input_text(atoms, bundle.student, where, Path(structure).name, data.name, plan)
     write_atomically(output, text)
     return data
-
-
-def read_structure(path: str | Path) -> Atoms:
-    """The last frame of a file. Raises ConfigError where there is none."""
-    try:
-        atoms = read(path)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path} does not exist") from error
-    except (OSError, ValueError, KeyError, IndexError, StopIteration, UnknownFileTypeError) as error:
-        raise ConfigError(f"{path} is no structure file that ASE can read: {error}") from error
-    if len(atoms) == 0:
-        raise ConfigError(f"{path} holds no atoms")
-    return atoms
 
 
 def in_a_box(atoms: Atoms) -> Atoms:
