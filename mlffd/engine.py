@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from ase import Atoms
-from ase.data import chemical_symbols
 
 from mlffd.bundle import Bundle, read_bundle
 from mlffd.errors import ConfigError, NonFinitePositionsError, NonFiniteResultError, StructureError
@@ -80,8 +79,7 @@ class Engine:
             max_batch_atoms = 256 if self.backend == "cpu" and torch.get_num_threads() == 1 else 2048
         self.max_batch_atoms = max_batch_atoms
         self.neighbor_lists = NeighborLists(self.cutoff, skin)
-        self._index_of_number = np.full(len(chemical_symbols), -1, dtype=np.int32)
-        self._index_of_number[list(self.species)] = np.arange(len(self.species))
+        self._index_of_number = array(student.index_of_number).astype(np.int32)
         self.student = deepcopy(student).cast(DTYPES[dtype]).to(self.device).requires_grad_(False).eval()
 
     def evaluate(self, structures: Atoms | Sequence[Atoms]) -> list[StructurePrediction]:
@@ -107,35 +105,44 @@ class Engine:
     def _predict(self, chunk: list[Atoms], start: int, n_structures: int) -> list[StructurePrediction]:
         """Evaluate ``chunk`` in one go: structures ``start`` and on of ``n_structures``."""
         found = [self._find_list(atoms, start + k, n_structures) for k, atoms in enumerate(chunk)]
-        edges = self.neighbor_lists.join([one for one, _ in found])
-        positions = np.concatenate([followed for _, followed in found])
-        numbers = np.concatenate([atoms.numbers for atoms in chunk])
+        lists, positions, species_idx = zip(*found)
+        edges, positions = self.neighbor_lists.join(list(lists)), np.concatenate(positions)
         cells = np.stack([atoms.cell.array for atoms in chunk])
         periodic = np.array([atoms.pbc for atoms in chunk]).all(axis=1)
         volumes = np.where(periodic, np.abs(np.linalg.det(cells)), np.nan)
         if self.kernel is not None:
-            return self._predict_on_cpu(numbers, edges, positions, cells, volumes)
+            return self._predict_on_cpu(np.concatenate(species_idx), edges, positions, cells, volumes)
+        numbers = np.concatenate([atoms.numbers for atoms in chunk])
         vectors = edges.vectors(positions, cells)
         graph = from_edges(edges, vectors, numbers, volumes, self.cutoff, DTYPES[self.dtype], self.device)
         return predict(self.student, graph).split()
 
-    def _find_list(self, atoms: Atoms, place: int, n_structures: int) -> tuple[NeighborList, np.ndarray]:
-        """A neighbor list, and the positions to use with it; errors say which structure of several it was."""
+    def _find_list(
+        self, atoms: Atoms, place: int, n_structures: int
+    ) -> tuple[NeighborList, np.ndarray, np.ndarray]:
+        """A neighbor list, the positions to use with it and the species' indices; errors say which structure
+        of several it was."""
         try:
-            self._species_idx(atoms.numbers)
-            return self.neighbor_lists.find(atoms.positions, atoms.cell.array, atoms.pbc, place)
+            species_idx = self._species_idx(atoms.numbers)
+            found = self.neighbor_lists.find(atoms.positions, atoms.cell.array, atoms.pbc, place)
+            return *found, species_idx
         except StructureError as error:
             if n_structures == 1:
                 raise
             raise type(error)(f"structure {place}: {error}") from error
 
     def _predict_on_cpu(
-        self, numbers: np.ndarray, edges: Edges, positions: np.ndarray, cells: np.ndarray, volumes: np.ndarray
+        self,
+        species_idx: np.ndarray,
+        edges: Edges,
+        positions: np.ndarray,
+        cells: np.ndarray,
+        volumes: np.ndarray,
     ) -> list[StructurePrediction]:
         """Predictions from arrays of all structures; ``volumes`` as in ``Graph``."""
         csr = edges.first_atom, edges.first_edge, edges.neighbor
         vectors = cpu.edge_vectors(*csr, edges.cell_shifts, positions, cells)
-        energies, gradient = self._evaluate_on_cpu(numbers, *csr[1:], vectors, symmetric=True)
+        energies, gradient = self._evaluate_on_cpu(species_idx, *csr[1:], vectors, symmetric=True)
         forces, virials = cpu.sum_forces(*csr, vectors, gradient)
         stresses = -virials / volumes[:, None, None]
         ends = edges.first_atom.tolist()
@@ -153,9 +160,9 @@ class Engine:
             check_species(np.asarray(atomic_numbers).tolist(), self.species)
         return index
 
-    def _evaluate_on_cpu(self, atomic_numbers, first_edge, neighbor, edge_vectors, symmetric=False):
+    def _evaluate_on_cpu(self, species_idx, first_edge, neighbor, edge_vectors, symmetric=False):
         return self.kernel.evaluate(
-            self._species_idx(atomic_numbers),
+            species_idx,
             first_edge,
             neighbor,
             edge_vectors,
@@ -197,7 +204,7 @@ class Engine:
             energies, gradient = array(energies), array(gradient).astype(np.float64)
         else:
             energies, gradient = self._evaluate_on_cpu(
-                atomic_numbers,
+                self._species_idx(atomic_numbers),
                 first_edges(pair_i, n_centers),
                 np.ascontiguousarray(pair_j, dtype=np.int32),
                 np.ascontiguousarray(rij, dtype=np.float64),

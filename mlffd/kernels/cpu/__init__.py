@@ -17,8 +17,6 @@ from mlffd.students.student import Student
 FAMILIES = ("local", "painn")
 PRECISIONS = {"float32": 32, "float64": 64}
 LIBRARY = Path(__file__).parent / "libmlffd.so"  # the C interface, mlffd.h, for programs without Python
-
-
 INSTRUCTIONS = ("auto", "baseline", "avx2", "avx512")
 
 
