@@ -92,7 +92,7 @@ class EndsAllRanks:
             return False
         rank, n_ranks = rank_and_size()
         if n_ranks > 1:
-            time.sleep(min(rank, 1))  # all may have failed alike: rank 0 speaks, and ends the others
+            time.sleep(2 * min(rank, 1))  # all may have failed alike: rank 0 speaks, and ends the others
         if not isinstance(error, MlffdError):
             traceback.print_exception(kind, error, trace)
         where = f" (rank {rank} of {n_ranks})" if n_ranks > 1 else ""

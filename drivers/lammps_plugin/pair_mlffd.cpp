@@ -168,10 +168,17 @@ void PairMLFFD::fail_together(const std::string &message) {
   error->all(FLERR, std::string(text));
 }
 
-// Ends all ranks from this one. All may have failed alike, so the first gets a second to speak for them.
+// Ends all ranks from this one. All may have failed alike, so the first gets time to speak for them; and what
+// mpiexec has not passed on when a rank aborts may be lost, so it gets time to be read.
 void PairMLFFD::fail_alone(const std::string &message) {
-  if (comm->me > 0) std::this_thread::sleep_for(std::chrono::seconds(1));
-  error->one(FLERR, "mlffd: " + message);
+  if (comm->me > 0) std::this_thread::sleep_for(std::chrono::seconds(2));
+  try {
+    error->one(FLERR, "mlffd: " + message);
+  } catch (...) {  // LAMMPS aborts once it has caught this
+    fflush(nullptr);
+    if (comm->nprocs > 1) std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    throw;
+  }
 }
 
 void PairMLFFD::choose_species(const std::string &file) {
