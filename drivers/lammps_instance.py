@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: MIT
+"""A running LAMMPS seen from the Python inside it, or beside it: atoms, box, step and communicator.
+
+LAMMPS' C library (``library.h``) tells all of it to whoever has the address of the instance. Library mode
+has it: ``LammpsInstance(lmp.lmp.value, lmp.lib)``. Under ``pair_style mliap unified`` LAMMPS hands no address
+over; :func:`instance_behind` finds it in the memory behind the object that it does hand over. Where that
+finds nothing (no /proc, or another layout of classes), two lines in the input hand it over::
+
+    python hand_over input 1 SELF format p here "from mlffd.drivers.lammps_instance import hand_over"
+    python hand_over invoke
+"""
+
+import ctypes
+import os
+from functools import cache
+
+import numpy as np
+
+from mlffd.drivers.lammps_ranks import world
+from mlffd.errors import ConfigError
+
+_FUNCTIONS = {  # name: (result, arguments) as in library.h
+    "lammps_version": (ctypes.c_int, ctypes.c_void_p),
+    "lammps_extract_setting": (ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p),
+    "lammps_extract_global": (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p),
+    "lammps_extract_atom": (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p),
+    "lammps_get_mpi_comm": (ctypes.c_int, ctypes.c_void_p),
+    "lammps_config_has_mpi_support": (ctypes.c_int,),
+}
+_INTEGERS = {4: np.int32, 8: np.int64}  # by size in bytes
+_WORD = ctypes.sizeof(ctypes.c_void_p)
+_N_REFERENCES = 14  # of Pointers, pointers.h: memory, error, universe, input, atom, ..., output, timer
+_LAST_HEADER_WORD = 4  # of a Python object that holds a C++ pointer and nothing else
+
+
+class LammpsInstance:
+    """A running LAMMPS.
+
+    Args:
+        pointer: address of the C++ object, which the C library calls a handle.
+        library: the loaded library that has ``lammps_extract_setting`` and its kin; ``ctypes.CDLL(None)``
+            inside ``lmp``.
+
+    Raises:
+        ConfigError: the library lacks one of these functions.
+    """
+
+    def __init__(self, pointer: int, library: ctypes.CDLL):
+        self.pointer, self.library = pointer, library
+        self._call = _functions(library)
+        self.version = self._call["lammps_version"](pointer)  # as in 20260704
+        self._tag_type = _INTEGERS[self.setting("tagint")]
+        self._step_type = _INTEGERS[self.setting("bigint")]
+
+    def setting(self, name: str) -> int:
+        """An integer that LAMMPS knows by this name (``lammps_extract_setting``); -1 where it does not."""
+        return self._call["lammps_extract_setting"](self.pointer, name.encode())
+
+    @property
+    def n_local(self) -> int:
+        """Atoms that this rank owns."""
+        return self.setting("nlocal")
+
+    @property
+    def n_all(self) -> int:
+        """Atoms of this rank, ghosts included."""
+        return self.setting("nall")
+
+    @property
+    def n_ranks(self) -> int:
+        """Ranks of this instance; of its own partition, where LAMMPS runs several."""
+        return self.setting("world_size")
+
+    def tags(self) -> np.ndarray:
+        """Atom ids (n_all,) int64, ghosts last; a copy.
+
+        Raises:
+            ConfigError: the atoms have no ids.
+        """
+        tags = self._atoms("id", self._tag_type).astype(np.int64)
+        if len(tags) and tags.min() <= 0:
+            raise ConfigError("atoms have no ids: remove `atom_modify id no` from the input")
+        return tags
+
+    def types(self) -> np.ndarray:
+        """Atom types (n_all,) int32, from 1 on; a view."""
+        return self._atoms("type", np.int32)
+
+    def positions(self) -> np.ndarray:
+        """Positions (n_all, 3) float64 in LAMMPS' unit of length, Å in units metal and real; a view."""
+        rows = self._call["lammps_extract_atom"](self.pointer, b"x")
+        first_row = ctypes.c_void_p.from_address(rows).value if rows and self.n_all else None
+        return _view(first_row, np.float64, 3 * self.n_all).reshape(-1, 3)  # in one piece
+
+    def step(self) -> int:
+        """The timestep."""
+        return int(self._global("ntimestep", self._step_type)[0])
+
+    def units(self) -> str:
+        """The input's unit style, such as ``metal``."""
+        return ctypes.string_at(self._call["lammps_extract_global"](self.pointer, b"units")).decode()
+
+    def box(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Origin (3,), cell (3, 3) whose rows are lattice vectors, and pbc (3,) bool."""
+        origin = self._global("boxlo", np.float64, 3).copy()
+        cell = np.diag(self._global("boxhi", np.float64, 3) - origin)
+        for name, row, column in [("xy", 1, 0), ("xz", 2, 0), ("yz", 2, 1)]:
+            cell[row, column] = self._global(name, np.float64)[0]
+        return origin, cell, self._global("periodicity", np.int32, 3) != 0
+
+    def communicator(self):
+        """mpi4py's communicator of this instance's ranks; None in a serial build of LAMMPS, or where mpi4py
+        is not installed or was built for another MPI."""
+        if not self._call["lammps_config_has_mpi_support"]() or world() is None:
+            return None
+        from mpi4py import MPI
+
+        return MPI.Comm.f2py(self._call["lammps_get_mpi_comm"](self.pointer))
+
+    def _atoms(self, name: str, dtype) -> np.ndarray:
+        return _view(self._call["lammps_extract_atom"](self.pointer, name.encode()), dtype, self.n_all)
+
+    def _global(self, name: str, dtype, n: int = 1) -> np.ndarray:
+        return _view(self._call["lammps_extract_global"](self.pointer, name.encode()), dtype, n)
+
+
+def hand_over(handle) -> None:
+    """Tell :func:`instance_behind` where LAMMPS is; a ``python`` command of the input calls this with SELF."""
+    global _handed_over
+    _handed_over = handle if isinstance(handle, int) else _capsule_address(handle)
+
+
+_handed_over: int | None = None
+
+
+def instance_behind(mliap_data) -> LammpsInstance | None:
+    """The LAMMPS that calls a ``pair_style mliap unified`` model, from the object it calls with.
+
+    That object holds the address of an MLIAPData. As every class derived from Pointers (pointers.h) this
+    begins with the address of its virtual functions, that of LAMMPS, and references to LAMMPS' first members,
+    which are addresses one word apart: a signature that nothing else has. Whatever is not readable memory, or
+    does not have it, or counts other atoms than ``mliap_data``, is refused.
+
+    Returns:
+        None where there is no such thing and none was handed over either.
+    """
+    library = _own_library()
+    if library is None:
+        return None
+    for address in (_address_in(mliap_data), _handed_over):
+        if address:
+            instance = LammpsInstance(address, library)
+            if (instance.n_local, instance.n_all) == (mliap_data.nlocal, mliap_data.ntotal):
+                return instance
+    return None
+
+
+@cache
+def _own_library() -> ctypes.CDLL | None:
+    """This process as a library; None where it has no LAMMPS in it."""
+    library = ctypes.CDLL(None)
+    return library if all(hasattr(library, name) for name in _FUNCTIONS) else None
+
+
+@cache
+def _functions(library: ctypes.CDLL) -> dict:
+    """LAMMPS' functions with their types, apart from those that LAMMPS' own module sets on ``library``."""
+    try:
+        return {name: ctypes.CFUNCTYPE(*types)((name, library)) for name, types in _FUNCTIONS.items()}
+    except AttributeError as error:
+        raise ConfigError(f"not the library of LAMMPS, or one older than 2020: {error}") from error
+
+
+def _address_in(mliap_data) -> int | None:
+    """The address of LAMMPS, if one of the object's first words leads to it."""
+    try:
+        memory = os.open("/proc/self/mem", os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        for place in range(2, _LAST_HEADER_WORD + 1):  # after the reference count and the type
+            (found,) = _words(memory, id(mliap_data) + place * _WORD, 1) or (0,)
+            address = _lammps_of(_words(memory, found, 2 + _N_REFERENCES))
+            if address is not None:
+                return address
+    finally:
+        os.close(memory)
+    return None
+
+
+def _lammps_of(words: np.ndarray | None) -> int | None:
+    """The second of the words that an object derived from Pointers begins with, if they are such."""
+    if words is None:
+        return None
+    address = int(words[1])
+    expected = address + _WORD * np.arange(_N_REFERENCES, dtype=np.int64)
+    return address if address > 0 and np.array_equal(words[2:], expected) else None
+
+
+def _words(memory: int, address: int, n: int) -> np.ndarray | None:
+    """``n`` words from an address of this process; None where that is not memory one can read."""
+    try:
+        content = os.pread(memory, n * _WORD, address)
+    except (OSError, OverflowError):
+        return None
+    return np.frombuffer(content, dtype=np.intp) if len(content) == n * _WORD else None
+
+
+def _view(address: int | None, dtype, n: int) -> np.ndarray:
+    """``n`` values at an address, not copied."""
+    if not address or n == 0:
+        return np.zeros(0, dtype)
+    buffer = (ctypes.c_char * (n * np.dtype(dtype).itemsize)).from_address(address)
+    return np.frombuffer(buffer, dtype)
+
+
+def _capsule_address(capsule) -> int:
+    get = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+        ("PyCapsule_GetPointer", ctypes.pythonapi)
+    )
+    return get(capsule, None)
