@@ -125,7 +125,7 @@ class LammpsInstance:
 
 
 def hand_over(handle) -> None:
-    """Tell :func:`instance_behind` where LAMMPS is; a ``python`` command of the input calls this with SELF."""
+    """Tell :func:`instance_behind` where LAMMPS is: SELF of a ``python`` command in the input."""
     global _handed_over
     _handed_over = handle if isinstance(handle, int) else _capsule_address(handle)
 
