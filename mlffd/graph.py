@@ -1,14 +1,34 @@
 """The one type a student sees: atoms, edges and edge vectors, of one structure or of many."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from ase import Atoms
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from mlffd.neighbors import Edges, build
+
+
+class Exchange(Protocol):
+    """How ghosts get their owners' values, and hand gradients back; both change ``rows`` in place.
+
+    ``rows`` (n_atoms, n_values) is contiguous, float32 or float64, and lent for the call. A student that
+    passes messages calls each n_layers - 1 times in an evaluation, also where there are no atoms, edges or
+    ghosts, so that the calls may be collective: every rank has to evaluate.
+
+    PyTorch tensors of a GPU are copied to the host and back, unless the exchange says ``on_device = True``:
+    then plain PyTorch hands over its tensors as they are.
+    """
+
+    def forward(self, rows: np.ndarray) -> None:
+        """Copy the rows of owners to their ghosts."""
+
+    def reverse(self, rows: np.ndarray) -> None:
+        """Add the rows of ghosts to those of their owners."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +46,7 @@ class Graph:
     n_systems: int
     volume: Tensor  # (n_systems,) Å^3 float64, nan where not periodic in three directions
     n_centers: int
+    exchange: Exchange | None = None  # where ghosts belong to atoms of other graphs
 
     @property
     def n_atoms(self) -> int:
@@ -116,3 +137,45 @@ def sum_per_system(atom_values: Tensor, graph: Graph) -> Tensor:
     """Sum values of centers (n_centers, ...) over the atoms of each structure: (n_systems, ...)."""
     total = atom_values.new_zeros(graph.n_systems, *atom_values.shape[1:])
     return total.index_add(0, graph.system_idx[: graph.n_centers], atom_values)
+
+
+def with_ghosts(graph: Graph, *features: Tensor) -> tuple[Tensor, ...]:
+    """Features of centers (n_centers, ...) with those of the ghosts, from their owners: (n_atoms, ...) each.
+
+    One ``forward`` of the graph's exchange for all of them together, and one ``reverse`` when the result is
+    differentiated: also where nothing is here to differentiate, if only the features depend on the edge
+    vectors in form. Without an exchange they stay as they are.
+    """
+    if graph.exchange is None:
+        return features
+    flat = [feature.flatten(1) for feature in features]
+    rows = GhostRows.apply(torch.cat(flat, dim=1), graph.n_atoms, graph.exchange)
+    parts = rows.split([part.shape[1] for part in flat], dim=1)
+    return tuple(part.reshape(graph.n_atoms, *f.shape[1:]) for part, f in zip(parts, features))
+
+
+class GhostRows(torch.autograd.Function):
+    """Rows of the centers, followed by those of the ghosts that an exchange fills in."""
+
+    @staticmethod
+    def forward(context, own: Tensor, n_atoms: int, exchange: Exchange) -> Tensor:
+        context.n_centers, context.exchange = len(own), exchange
+        rows = own.new_zeros(n_atoms, own.shape[1])
+        rows[: len(own)] = own
+        return exchanged(exchange, exchange.forward, rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context, gradient: Tensor) -> tuple[Tensor, None, None]:
+        exchange, rows = context.exchange, gradient.clone(memory_format=torch.contiguous_format)
+        return exchanged(exchange, exchange.reverse, rows)[: context.n_centers], None, None
+
+
+def exchanged(exchange: Exchange, call: Callable, rows: Tensor) -> Tensor:
+    """``rows`` after a call of the exchange, which gets them as it wants them."""
+    if getattr(exchange, "on_device", False):
+        call(rows)
+        return rows
+    on_host = rows.cpu()  # these rows themselves where they are on the host
+    call(on_host.numpy())
+    return on_host.to(rows.device)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mlffd.errors import ConfigError
+from mlffd.graph import Exchange
 from mlffd.kernels.block import weight_block
 from mlffd.students.student import Student
 
@@ -88,6 +89,7 @@ class CpuKernel:
         edge_vectors: np.ndarray,
         symmetric: bool = False,
         n_threads: int = 1,
+        exchange: Exchange | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Atomic energies (n_centers,) in eV and dE/d(edge_vectors) (n_edges, 3) in eV/Å, float64.
 
@@ -98,14 +100,18 @@ class CpuKernel:
             edge_vectors: (n_edges, 3) float64 in Å; those longer than the cutoff count for nothing.
             symmetric: whether every edge has its reverse among the edges, with exactly the opposite vector.
                 The two may then carry each other's share of the gradient; forces and virial are the same.
+            exchange: needed by a student that passes messages where there are ghosts. Its rows are NumPy
+                arrays of the kernel's dtype and the kernel's own memory. The kernel is busy during a call:
+                ranks that run as threads each need a kernel of their own.
 
         Raises:
-            ValueError: indices or sizes that do not fit together.
+            ValueError: indices or sizes that do not fit together, or ghosts without an exchange.
+            What the exchange raises; it is not called again in this evaluation.
         """
         if _forked:
             n_threads = 1
         return self._student.evaluate_pairs(
-            species_idx, first_edge, neighbor, edge_vectors, symmetric, n_threads
+            species_idx, first_edge, neighbor, edge_vectors, symmetric, n_threads, exchange
         )
 
 
@@ -164,3 +170,32 @@ def sum_forces(
     ``gradient`` (n_edges, 3) in eV/Å; the rest as in ``edge_vectors``.
     """
     return binding().sum_forces(first_atom, first_edge, neighbor, edge_vectors, gradient)
+
+
+def lammps_pairs(
+    function_address: int,
+    lammps_pointer: int,
+    list_index: int,
+    n_listed: int,
+    positions: np.ndarray,
+    cutoff: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of a neighbor list of LAMMPS closer than the cutoff, in the order of the list.
+
+    Args:
+        function_address: of ``lammps_neighlist_element_neighbors`` in the LAMMPS that is running.
+        lammps_pointer: the instance.
+        list_index: as ``lammps_find_pair_neighlist`` and its like return it.
+        n_listed: atoms of the list (``lammps_neighlist_num_elements``).
+        positions: (n_all, 3) float64 in Å, ghosts last; may be LAMMPS' own memory.
+        cutoff: in Å.
+
+    Returns:
+        pair_i and pair_j (n_pairs,) int32, indices of atoms, and rij (n_pairs, 3) float64 in Å,
+        ``positions[pair_j] - positions[pair_i]``. Pairs at a distance that is not a number are among them.
+
+    Raises:
+        ValueError: no such list, or one that names atoms without a position.
+        KernelsNotCompiled: see ``binding``.
+    """
+    return binding().lammps_pairs(function_address, lammps_pointer, list_index, n_listed, positions, cutoff)
