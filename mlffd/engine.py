@@ -13,7 +13,7 @@ from ase import Atoms
 
 from mlffd.bundle import Bundle, read_bundle
 from mlffd.errors import ConfigError, NonFinitePositionsError, NonFiniteResultError, StructureError
-from mlffd.graph import Graph, from_edges
+from mlffd.graph import Exchange, Graph, from_edges
 from mlffd.kernels import cpu
 from mlffd.neighbors import Edges, NeighborList, NeighborLists
 from mlffd.predict import StructurePrediction, array, pair_gradient, predict
@@ -160,7 +160,9 @@ class Engine:
             check_species(np.asarray(atomic_numbers).tolist(), self.species)
         return index
 
-    def _evaluate_on_cpu(self, species_idx, first_edge, neighbor, edge_vectors, symmetric=False):
+    def _evaluate_on_cpu(
+        self, species_idx, first_edge, neighbor, edge_vectors, symmetric=False, exchange=None
+    ):
         return self.kernel.evaluate(
             species_idx,
             first_edge,
@@ -168,6 +170,7 @@ class Engine:
             edge_vectors,
             symmetric,
             n_threads=torch.get_num_threads(),
+            exchange=exchange,
         )
 
     def evaluate_pairs(
@@ -177,8 +180,14 @@ class Engine:
         pair_j: np.ndarray,
         rij: np.ndarray,
         n_centers: int,
+        exchange: Exchange | None = None,
+        n_owned: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Evaluate from a caller's own neighbor list, as LAMMPS has it.
+
+        A student that passes messages (``n_layers`` > 1) has to know of neighbors' neighbors: through an
+        ``exchange``, or from ghosts that are centers too (``n_owned``), with all their neighbors as far as
+        messages travel.
 
         Args:
             atomic_numbers: (n_atoms,), ghosts last.
@@ -186,21 +195,31 @@ class Engine:
                 ``pair_i`` < ``n_centers`` and ``pair_j`` < ``n_atoms`` are the caller's to keep.
             rij: (n_pairs, 3) in Å, ``x_j - x_i``.
             n_centers: atoms from this index on are ghosts.
+            exchange: sends features of atoms between their owners and their ghosts, n_layers - 1 times there
+                and back whatever this rank has; see ``mlffd.graph.Exchange``. dE/drij is then that of the
+                energy of all ranks. Ranks that run as threads each need an engine of their own.
+            n_owned: only the first so many centers have an energy that counts. Always in plain PyTorch where
+                messages are passed.
 
         Returns:
-            atomic_energies (n_centers,) in eV and dE/drij (n_pairs, 3) in eV/Å, both float64.
+            atomic_energies (n_centers,) or (n_owned,) in eV and dE/drij (n_pairs, 3) in eV/Å, both float64.
 
         Raises:
             NonFinitePositionsError, NonFiniteResultError, UnknownElementError.
+            ValueError: ghosts that messages would have to come from, without an exchange; or an exchange
+                together with ``n_owned``.
+            What the exchange raises; the exchange is not called again then.
         """
+        if exchange is not None and n_owned is not None:
+            raise ValueError("n_owned is for ghosts that are centers too: they need no exchange")
         if not np.isfinite(rij).all():
             raise NonFinitePositionsError("a distance between two atoms is not finite; did the run explode?")
         order = np.argsort(pair_i, kind="stable") if np.any(np.diff(pair_i) < 0) else None
         if order is not None:
             pair_i, pair_j, rij = pair_i[order], pair_j[order], rij[order]
-        if self.kernel is None:
-            graph = self._pair_graph(atomic_numbers, pair_i, pair_j, rij, n_centers)
-            energies, gradient = pair_gradient(self.student, graph)
+        if self.kernel is None or n_owned is not None:
+            graph = self._pair_graph(atomic_numbers, pair_i, pair_j, rij, n_centers, exchange)
+            energies, gradient = pair_gradient(self.student, graph, n_owned=n_owned)
             energies, gradient = array(energies), array(gradient).astype(np.float64)
         else:
             energies, gradient = self._evaluate_on_cpu(
@@ -208,6 +227,7 @@ class Engine:
                 first_edges(pair_i, n_centers),
                 np.ascontiguousarray(pair_j, dtype=np.int32),
                 np.ascontiguousarray(rij, dtype=np.float64),
+                exchange=exchange,
             )
         if not (np.isfinite(energies).all() and np.isfinite(gradient).all()):
             raise NonFiniteResultError("energies or forces are not finite; do two atoms coincide?")
@@ -217,7 +237,7 @@ class Engine:
             gradient = unsorted
         return energies, gradient
 
-    def _pair_graph(self, atomic_numbers, pair_i, pair_j, rij, n_centers: int) -> Graph:
+    def _pair_graph(self, atomic_numbers, pair_i, pair_j, rij, n_centers: int, exchange) -> Graph:
         numbers = torch.as_tensor(np.asarray(atomic_numbers, dtype=np.int64), device=self.device)
         edge_index = np.stack([pair_i, pair_j]).astype(np.int64)
         return Graph(
@@ -230,6 +250,7 @@ class Engine:
             n_systems=1,
             volume=torch.full((1,), torch.nan, dtype=torch.float64, device=self.device),
             n_centers=int(n_centers),
+            exchange=exchange,
         )
 
 

@@ -48,14 +48,18 @@ def array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().numpy()
 
 
-def pair_gradient(student, graph: Graph, create_graph: bool = False) -> tuple[Tensor, Tensor]:
+def pair_gradient(
+    student, graph: Graph, create_graph: bool = False, n_owned: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Atomic energies (n_centers,) in eV and dE/d(edge_vectors) (n_edges, 3) in eV/Å.
 
-    With ``create_graph`` both can be differentiated again, as a force loss needs.
+    With ``create_graph`` both can be differentiated again, as a force loss needs. With ``n_owned`` only the
+    first so many energies are returned, and E is their sum.
     """
     edge_vectors = graph.edge_vectors.detach().requires_grad_()
-    with torch.enable_grad():
-        atomic_energies = student(replace(graph, edge_vectors=edge_vectors))
+    # an exchange is called from this thread, as MPI may want it, also where autograd has one for the GPU
+    with torch.enable_grad(), torch.autograd.set_multithreading_enabled(graph.exchange is None):
+        atomic_energies = student(replace(graph, edge_vectors=edge_vectors))[:n_owned]
         if not atomic_energies.requires_grad:  # no edge reached the energy: isolated atoms only
             return atomic_energies, torch.zeros_like(edge_vectors)
         (gradient,) = torch.autograd.grad(

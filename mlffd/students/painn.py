@@ -7,7 +7,7 @@ molecular spectra", ICML 2021. Equations are cited as there.
 import torch
 from torch import Tensor, nn
 
-from mlffd.graph import Graph, sum_over_neighbors
+from mlffd.graph import Graph, sum_over_neighbors, with_ghosts
 from mlffd.students.radial import bessel_basis
 from mlffd.students.student import TrainedStudent
 
@@ -40,13 +40,17 @@ class PainnStudent(TrainedStudent):
         )  # fmt: skip
 
     def interaction(self, graph: Graph, species_idx: Tensor, distance: Tensor) -> Tensor:
-        if self.n_layers > 1 and graph.n_centers != graph.n_atoms:
-            raise ValueError("message passing needs the neighbors of every atom, ghosts included")
+        if self.n_layers > 1 and graph.n_centers != graph.n_atoms and graph.exchange is None:
+            raise ValueError(
+                f"messages travel {self.n_layers} edges far: with ghost atoms they need an exchange"
+            )
         directions = graph.edge_vectors / distance[:, None]
         radial = bessel_basis(distance, self.cutoff, self.n_radial).T
         scalars = self.embedding(species_idx)
         vectors = scalars.new_zeros(graph.n_atoms, 3, self.features)
-        for message, update in zip(self.messages, self.updates):
+        for layer, (message, update) in enumerate(zip(self.messages, self.updates)):
+            if layer > 0:  # the first features of ghosts are known from their species
+                scalars, vectors = with_ghosts(graph, scalars, vectors)
             scalars, vectors = message(graph, directions, radial, scalars, vectors)
             scalars, vectors = update(scalars, vectors)
         return self.readout(scalars)[:, 0]
