@@ -47,3 +47,7 @@ class ScatteredAtomsError(StructureError):
 
 class NonFiniteResultError(MlffdError):
     """The student returned NaN or infinity."""
+
+
+class GuardError(MlffdError):
+    """A simulation has left what its student was trained on, and was told to stop then."""

@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: MIT
+"""The guard: notices when a run leaves what its student was trained on, and does what the user wants then.
+
+| variable           | meaning                                                                        |
+|--------------------|--------------------------------------------------------------------------------|
+| MLFFD_GUARD        | ``warn`` (default), ``stop``, ``collect`` or ``off``                           |
+| MLFFD_GUARD_FILE   | extxyz file to which ``stop`` and ``collect`` add frames; guard.extxyz         |
+| MLFFD_GUARD_FRAMES | ``collect`` writes so many frames at most; 100                                 |
+| MLFFD_GUARD_EVERY  | look in every n-th evaluation; 10, which costs about 1 % of a fast step  |
+
+Flagged is a pair of atoms closer, or a force along an edge larger, than training ever saw, with the margins
+of mlffd/domain.py; where the bundle does not say what that was, a pair force of 1000 eV/Å. ``warn`` says so
+and goes on; ``stop`` ends the run with step, atom ids and value, and writes the frame; ``collect`` goes on
+and writes flagged frames for ``mlffd label``. A line at the end counts. Energies and forces that are not
+finite end every run, whatever the guard's policy (``Engine.evaluate_pairs``).
+
+Collisions and collapses take tens of femtoseconds, so that every tenth evaluation at 0.5 fs comes in time.
+The first evaluation is always looked at, and so is each that does not follow the step before it: the first of
+a run, and frames of ``rerun`` that lie some steps apart.
+"""
+
+import atexit
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols
+
+from mlffd.domain import limits
+from mlffd.drivers.lammps_instance import LammpsInstance
+from mlffd.drivers.lammps_ranks import rank_and_size
+from mlffd.errors import ConfigError, GuardError
+
+POLICIES = ("warn", "stop", "collect", "off")
+
+
+@dataclass(frozen=True)
+class GuardSettings:
+    """What the guard does when it flags an evaluation; the table above has the variables."""
+
+    policy: str = "warn"
+    file: Path = Path("guard.extxyz")
+    n_frames: int = 100
+    every: int = 10
+
+    @classmethod
+    def from_environment(cls) -> "GuardSettings":
+        """Settings from MLFFD_GUARD and its kin.
+
+        Raises:
+            ConfigError: naming the variable.
+        """
+        policy = os.environ.get("MLFFD_GUARD", cls.policy)
+        if policy not in POLICIES:
+            raise ConfigError(f"MLFFD_GUARD is {policy!r}; choose {', '.join(POLICIES)}")
+        return cls(
+            policy,
+            Path(os.environ.get("MLFFD_GUARD_FILE") or cls.file),
+            _positive("MLFFD_GUARD_FRAMES", cls.n_frames),
+            _positive("MLFFD_GUARD_EVERY", cls.every),
+        )
+
+
+class Guard:
+    """Watches the evaluations of one student in one LAMMPS.
+
+    Args:
+        metadata: of the bundle (``Engine.metadata``).
+        species: atomic numbers that the student knows (``Engine.species``).
+        settings: by default those of the environment.
+
+    Raises:
+        ConfigError, BundleError: settings or metadata make no sense.
+    """
+
+    def __init__(self, metadata: dict, species: tuple[int, ...], settings: GuardSettings | None = None):
+        self.settings = settings or GuardSettings.from_environment()
+        self.limits = AtomicLimits(metadata, species)
+        self.n_checked = self.n_flagged = self.n_written = 0
+        self._last_step, self._n_skipped = None, 0
+        self._first = self._worst = Flag(0.0, "", "")
+        self._rank = 0
+        if self.settings.policy != "off":
+            atexit.register(self.summarize)
+
+    def check(
+        self,
+        instance: LammpsInstance | None,
+        atomic_numbers: np.ndarray,
+        pair_i: np.ndarray,
+        pair_j: np.ndarray,
+        rij: np.ndarray,
+        pair_gradient: np.ndarray,
+    ) -> None:
+        """Look at an evaluation, if it is one to look at. COLLECTIVE where there is an instance: every rank
+        calls it in every evaluation, also one without atoms or pairs.
+
+        Call it after ``Engine.evaluate_pairs`` and before forces go to LAMMPS. Nothing is changed.
+
+        Args:
+            instance: LAMMPS, for step, ids, communicator and frames. Without it every rank looks and speaks
+                for itself, atoms are numbered as on that rank, and no frame is written.
+            atomic_numbers: (n_all,) of this rank's atoms as LAMMPS numbers them, ghosts last.
+            pair_i, pair_j: (n_pairs,) indices of such atoms (not rows of an exchange).
+            rij: (n_pairs, 3) float64 in Å.
+            pair_gradient: (n_pairs, 3) float64 dE/drij in eV/Å.
+
+        Raises:
+            GuardError: the policy is ``stop`` and something was flagged; on all ranks alike.
+        """
+        step = None if instance is None else instance.step()
+        if self.settings.policy == "off" or not self._is_due(step):
+            return
+        self.n_checked += 1
+        communicator = None if instance is None else instance.communicator()
+        self._rank = 0 if communicator is None else communicator.Get_rank()
+        found = self.limits.worst(atomic_numbers, pair_i, pair_j, rij, pair_gradient)
+        if not _anywhere(found is not None, communicator):
+            return
+        flag = None
+        if found is not None:
+            flag = self._describe(found, instance, atomic_numbers, pair_i, pair_j)
+        self._act(_worst_anywhere(flag, communicator), instance, atomic_numbers)
+
+    def summarize(self) -> None:
+        """Print the line that counts, on one rank and once; called when Python ends at the latest."""
+        if self.n_checked and self._rank == 0:
+            print(f"mlffd: guard: {self}", flush=True)
+        self.n_checked = 0
+
+    def __str__(self) -> str:
+        line = f"{self.n_flagged} of {self.n_checked} evaluations flagged"
+        if self.n_flagged:
+            line += f"; first at {self._first.where}; worst at {self._worst}"
+        return line + (f"; {self.n_written} frames in {self.settings.file}" if self.n_written else "")
+
+    def _is_due(self, step: int | None) -> bool:
+        """Whether to look; the same on all ranks."""
+        goes_on = self._last_step is not None and step in (None, self._last_step + 1)
+        self._last_step = -1 if step is None else step
+        self._n_skipped += 1
+        if goes_on and self._n_skipped < self.settings.every:
+            return False
+        self._n_skipped = 0
+        return True
+
+    def _describe(self, found: "Found", instance, atomic_numbers, pair_i, pair_j) -> "Flag":
+        tags = np.arange(len(atomic_numbers)) if instance is None else instance.tags()
+        i, j = pair_i[found.pair], pair_j[found.pair]
+        first, second = (f"{chemical_symbols[atomic_numbers[k]]} {tags[k]}" for k in (i, j))
+        where = f"step {instance.step()}" if instance else f"evaluation on rank {rank_and_size()[0]}"
+        return Flag(found.excess, where, found.sentence.format(first, second))
+
+    def _act(self, flag: "Flag", instance, atomic_numbers) -> None:
+        """Count, say, write and stop as the policy wants; on all ranks."""
+        self.n_flagged += 1
+        if self.n_flagged == 1:
+            self._first = flag
+        self._worst = max(self._worst, flag, key=lambda one: one.excess)
+        written = ""
+        policy = self.settings.policy
+        if policy == "stop" or (policy == "collect" and self.n_written < self.settings.n_frames):
+            written = self._write(flag, instance, atomic_numbers)
+        if policy == "stop":
+            self.n_checked = 0  # the error says it all
+            raise GuardError(f"{flag}: outside of what the student was trained on{written}")
+        if self._rank == 0 and _is_round(self.n_flagged):
+            print(f"mlffd: guard: {flag}{written} (flagged: {self.n_flagged})", flush=True)
+
+    def _write(self, flag: "Flag", instance, atomic_numbers) -> str:
+        """Add the frame to the file, and say so; COLLECTIVE."""
+        if instance is None:
+            return "; the frame cannot be written, as LAMMPS was not found from Python"
+        frame = gather_frame(instance, atomic_numbers)
+        self.n_written += 1
+        if frame is None:
+            return ""
+        frame.info.update(step=instance.step(), guard=str(flag))
+        try:
+            ase.io.write(self.settings.file, frame, format="extxyz", append=True)
+        except OSError as error:
+            return f"; the frame cannot be written to {self.settings.file}: {error.strerror}"
+        return f"; frame in {self.settings.file}"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flagged evaluation: by what factor it is outside, where, and what is said of it."""
+
+    excess: float
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """The pair that is farthest outside: factor, index into the pairs, words with two places for atoms."""
+
+    excess: float
+    pair: int
+    sentence: str
+
+
+class AtomicLimits:
+    """The limits of mlffd/domain.py in tables by atomic number."""
+
+    def __init__(self, metadata: dict, species: tuple[int, ...]):
+        known = limits(metadata, species)
+        self.shortest = np.zeros((len(chemical_symbols), len(chemical_symbols)))
+        self.shortest[np.ix_(species, species)] = known.shortest
+        self.squared = self.shortest**2
+        self.largest_squared = self.squared.max()
+        self.largest_pair_force = known.largest_pair_force
+
+    def worst(self, atomic_numbers, pair_i, pair_j, rij, pair_gradient) -> Found | None:
+        """The pair of this rank that is farthest outside, if any is. Arrays as for ``Guard.check``."""
+        if len(rij) == 0:
+            return None
+        found = [
+            self._closest(atomic_numbers, pair_i, pair_j, np.asarray(rij)),
+            self._strongest(np.asarray(pair_gradient)),
+        ]
+        return max((one for one in found if one), key=lambda one: one.excess, default=None)
+
+    def _closest(self, atomic_numbers, pair_i, pair_j, rij) -> Found | None:
+        squared = np.einsum("ij,ij->i", rij, rij)
+        near = np.flatnonzero(squared < self.largest_squared)  # a few in a hundred pairs
+        if len(near) == 0:
+            return None
+        elements = atomic_numbers[pair_i[near]], atomic_numbers[pair_j[near]]
+        ratio = self.squared[elements] / np.maximum(squared[near], 1e-12)
+        k = int(np.argmax(ratio))
+        if ratio[k] <= 1.0:
+            return None
+        bound = self.shortest[elements][k]
+        distance = f"{squared[near[k]] ** 0.5:.3f}"
+        return Found(
+            ratio[k] ** 0.5, int(near[k]), f"{{}} and {{}} are {distance} Å apart, less than {bound:.3f} Å"
+        )
+
+    def _strongest(self, gradient) -> Found | None:
+        bound = self.largest_pair_force
+        # a force beyond the bound has a component beyond a third of it, nearly
+        if max(gradient.max(), -gradient.min()) < bound / 3**0.5:
+            return None
+        size = np.sqrt(np.einsum("ij,ij->i", gradient, gradient))
+        k = int(np.argmax(size))
+        if size[k] <= bound:
+            return None
+        words = f"the force between {{}} and {{}} is {size[k]:.4g} eV/Å, more than {bound:.4g} eV/Å"
+        return Found(size[k] / bound, k, words)
+
+
+def gather_frame(instance: LammpsInstance, atomic_numbers: np.ndarray) -> Atoms | None:
+    """All atoms in the order of their ids, on the first rank; None on the others. COLLECTIVE.
+
+    The cell begins at the origin; ids are the array ``tag``.
+    """
+    own = slice(instance.n_local)
+    part = instance.tags()[own], np.asarray(atomic_numbers)[own], instance.positions()[own].copy()
+    communicator = instance.communicator()
+    parts = [part] if communicator is None else communicator.gather(part)
+    if parts is None:
+        return None
+    tags, numbers, positions = map(np.concatenate, zip(*parts))
+    order = np.argsort(tags)
+    origin, cell, pbc = instance.box()
+    frame = Atoms(numbers[order], positions=positions[order] - origin, cell=cell, pbc=pbc)
+    frame.new_array("tag", tags[order])
+    return frame
+
+
+def _anywhere(flagged: bool, communicator) -> bool:
+    """Whether any rank has flagged; COLLECTIVE."""
+    if communicator is None:
+        return flagged
+    total = np.zeros(1, np.int32)
+    communicator.Allreduce(np.array([flagged], np.int32), total)
+    return bool(total[0])
+
+
+def _worst_anywhere(flag: Flag | None, communicator) -> Flag:
+    """The worst flag of all ranks; COLLECTIVE."""
+    flags = [flag] if communicator is None else communicator.allgather(flag)
+    return max((one for one in flags if one), key=lambda one: one.excess)
+
+
+def _is_round(n: int) -> bool:
+    """1, 10, 100, ...: so often one wants to hear of the same thing."""
+    return str(n).strip("0") == "1"
+
+
+def _positive(variable: str, default: int) -> int:
+    text = os.environ.get(variable, str(default))
+    if not text.isdecimal() or int(text) == 0:
+        raise ConfigError(f"{variable} is {text!r}; set it to a positive whole number or unset it")
+    return int(text)

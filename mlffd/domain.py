@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: MIT
+"""What a student saw in training, in a few numbers, and how far beyond is too far.
+
+A bundle's metadata may hold, under ``training_domain``::
+
+    {"shortest_distance": {"H-H": 1.29, "H-O": 0.88, "O-O": 2.39},   Å, by pair of elements
+     "largest_pair_force": 5.3,     eV/Å, of the student: |dE/dr_ij| of one edge i-j
+     "largest_force": 6.5}          eV/Å, of the teacher, on one atom
+
+taken over all frames that the student was trained on. Pairs of elements that were never within the cutoff of
+each other are left out.
+
+Pair forces stand for forces because they belong to one edge: a rank knows them whole, and their size does not
+depend on how the box is divided. The force on an atom is the sum of a few dozen, known only when the ranks
+have exchanged them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from mlffd.errors import BundleError
+
+KEY = "training_domain"
+# The least distance of a large set of frames is that of its rarest event, so a long run of a big box goes
+# somewhat below it without harm, and a collapse passes far below within tens of femtoseconds.
+DISTANCE_MARGIN = 0.95
+# Repulsion rises steeply: 5 % in the distance of a bond are a factor of about two in the force along it.
+PAIR_FORCE_MARGIN = 2.0
+# Where nothing is known: no bond of any element pulls or pushes as hard outside a nuclear collision.
+EXPLOSION = 1000.0  # eV/Å
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where a student is certainly outside of what it was trained on.
+
+    shortest: (n_species, n_species) Å, symmetric; 0 where nothing is known. largest_pair_force: eV/Å.
+    """
+
+    shortest: np.ndarray
+    largest_pair_force: float
+
+
+def limits(metadata: dict, species: tuple[int, ...]) -> Limits:
+    """Limits for a student of ``species`` (atomic numbers) from its bundle's metadata, margins included.
+
+    Raises:
+        BundleError: the entry ``training_domain`` makes no sense.
+    """
+    domain = metadata.get(KEY, {})
+    try:
+        seen = {name: _positive(value) for name, value in domain.get("shortest_distance", {}).items()}
+        force = PAIR_FORCE_MARGIN * _positive(domain.get("largest_pair_force", np.inf))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise BundleError(f"{KEY} in the bundle's metadata makes no sense: {error}") from error
+    names = [[pair_name(a, b) for b in species] for a in species]
+    shortest = np.array([[seen.get(name, 0.0) for name in row] for row in names], dtype=np.float64)
+    return Limits(DISTANCE_MARGIN * shortest, min(force, EXPLOSION))
+
+
+def pair_name(first: int, second: int) -> str:
+    """``H-O`` for atomic numbers in either order."""
+    return "-".join(chemical_symbols[number] for number in sorted((first, second)))
+
+
+def _positive(value: float) -> float:
+    value = float(value)
+    if not value > 0.0:
+        raise ValueError(f"{value} is not positive")
+    return value
