@@ -14,6 +14,12 @@ import pytest
 from ase import Atoms
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
+PATIENCE = {  # MPICH's ranks sleep while they wait: six times faster where there are fewer cores than ranks
+    "MPIR_CVAR_CH4_PROGRESS_THROTTLE": "1",
+    "MPIR_CVAR_CH4_PROGRESS_THROTTLE_NO_PROGRESS_COUNT": "1",
+    "MPIR_CVAR_POLLS_BEFORE_YIELD": "1",
+    "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1",
+}
 BAR = 1.6021765e6  # LAMMPS' bar per eV/Å^3 in units metal
 MASSES = {"H": 1.008, "O": 15.999, "Ar": 39.948, "Kr": 83.798}
 
@@ -62,6 +68,7 @@ def run_limited(command: list, folder: Path, time_limit: float, own_python: bool
     """
     environment = {
         **os.environ,
+        **PATIENCE,
         "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
     }
@@ -139,3 +146,53 @@ def read_result(folder: Path, name: str) -> LammpsResult:
     energy, *pressure = map(float, (folder / f"{name}.thermo").read_text().split())
     rows = np.loadtxt(folder / f"{name}.dump", skiprows=9, ndmin=2)
     return LammpsResult(energy, np.array(pressure) / BAR, rows[:, 4:7], rows[:, 7], -rows[:, 8:14] / BAR)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A snapshot of a dump in style custom, atoms in the dump's order."""
+
+    step: int
+    cell: np.ndarray  # (3, 3) rows are lattice vectors
+    pbc: np.ndarray  # (3,)
+    columns: dict[str, np.ndarray]  # (n_atoms,) by LAMMPS' names
+
+    def vectors(self, *names: str) -> np.ndarray:
+        """Columns side by side: (n_atoms, n_names)."""
+        return np.stack([self.columns[name] for name in names], axis=1)
+
+    def atoms(self, elements: list[str]) -> Atoms:
+        """The structure, where the element of type 1 comes first, as in pair_coeff."""
+        symbols = [elements[int(kind) - 1] for kind in self.columns["type"]]
+        return Atoms(symbols, self.vectors("x", "y", "z"), cell=self.cell, pbc=self.pbc)
+
+
+def read_dump(path: Path) -> list[Frame]:
+    """All snapshots of a dump in style custom."""
+    _, *snapshots = path.read_text().split("ITEM: TIMESTEP\n")
+    return [read_snapshot(snapshot.splitlines()) for snapshot in snapshots]
+
+
+def read_snapshot(lines: list[str]) -> Frame:
+    """A snapshot of a dump from its lines after TIMESTEP."""
+    box = np.array([line.split() for line in lines[4:7]], dtype=float)
+    xy, xz, yz = box[:, 2] if box.shape[1] == 3 else (0.0, 0.0, 0.0)
+    low = box[:, 0] - [min(0.0, xy, xz, xy + xz), min(0.0, yz), 0.0]  # the file has bounds of the tilted box
+    high = box[:, 1] - [max(0.0, xy, xz, xy + xz), max(0.0, yz), 0.0]
+    cell = np.diag(high - low)
+    cell[1, 0], cell[2, 0], cell[2, 1] = xy, xz, yz
+    pbc = np.array([word == "pp" for word in lines[3].split()[-3:]])
+    names = lines[7].split()[2:]
+    rows = np.array([line.split() for line in lines[8:]], dtype=float).reshape(-1, len(names))
+    return Frame(int(lines[0]), cell, pbc, dict(zip(names, rows.T)))
+
+
+def read_thermo(path: Path) -> dict[str, np.ndarray]:
+    """The thermodynamic output of all runs of a log, which print the same columns: (n_rows,) by name."""
+    names, rows = [], []
+    for words in map(str.split, path.read_text(errors="replace").splitlines()):
+        if words[:1] == ["Step"]:
+            names = words
+        elif words and len(words) == len(names) and words[0].isdecimal():
+            rows.append([float(word) for word in words])
+    return dict(zip(names, np.array(rows).reshape(-1, len(names)).T))
