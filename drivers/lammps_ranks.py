@@ -78,11 +78,12 @@ class EndsAllRanks:
     """Context in which an exception on any rank ends all of them: one line, non-zero exit, no hang.
 
     LAMMPS ends a run by a collective call, so that a rank which fails alone would wait for the others for
-    ever. On one rank the exception goes on to LAMMPS, which stops with its own ERROR line.
+    ever. On one rank the exception goes on to LAMMPS, which stops with its own ERROR line; ``also_alone``
+    ends that rank too, for callers that cannot pass an exception on.
     """
 
-    def __init__(self, doing: str):
-        self.doing = doing
+    def __init__(self, doing: str, also_alone: bool = False):
+        self.doing, self.also_alone = doing, also_alone
 
     def __enter__(self) -> "EndsAllRanks":
         return self
@@ -98,7 +99,7 @@ class EndsAllRanks:
         where = f" (rank {rank} of {n_ranks})" if n_ranks > 1 else ""
         new_line = "\n" if n_ranks > 1 else ""  # another rank may be in the middle of a line
         print(f"{new_line}mlffd: {self.doing}{where}: {_one_line(error)}", file=sys.stderr, flush=True)
-        if n_ranks > 1:
+        if n_ranks > 1 or self.also_alone:
             time.sleep(TO_BE_READ)
             _abort()
         _keep_traceback_quiet(error)

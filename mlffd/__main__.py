@@ -71,6 +71,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("-o", "--output", type=Path, required=True, help="student bundle to write")
     sub.add_argument("--species", nargs="+", help="elements, in the order of the tensors")
     sub.add_argument("--cutoff", type=float, help="Å")
+    sub.add_argument(
+        "--labels", type=Path, nargs="+",
+        help="all label files of its training, in that order: records for the guard what it saw",
+    )  # fmt: skip
 
     lammps = verbs.add_parser("lammps", help="Use a student in LAMMPS.").add_subparsers(
         required=True, metavar="VERB"
@@ -97,6 +101,12 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--steps", type=int, default=10000, help="(default %(default)s)")
     sub.add_argument("--style", default="mlffd", help="mlffd, the plugin (default), or mliap")
     sub.add_argument("--seed", type=int, default=20260704, help="of the velocities (default %(default)s)")
+    sub = verb(run_lammps_run, "run", lammps)
+    sub.add_argument("input", type=Path, help="input for pair_style mliap unified or mlffd")
+    sub.add_argument("--fix", choices=["external"], default="external", help="how the student moves atoms")
+    sub.add_argument("--student", help="bundle or shipped student, in place of what the input names")
+    sub.add_argument("-var", "--var", nargs="+", action="append", default=[], metavar=("NAME", "VALUE"))
+    sub.add_argument("-log", "--log", help="log file (default log.lammps)")
     sub = verb(run_lammps_summary, "summary", lammps)
     sub.add_argument("log", type=Path, help="LAMMPS log file")
     sub.add_argument("--temperature", type=float, help="K; another one over the second half is an error")
@@ -184,6 +194,8 @@ def run_repair(options) -> None:
     from ase.data import atomic_numbers
 
     from mlffd.bundle import write_bundle
+    from mlffd.dataset.store import join_labels, read_labels
+    from mlffd.distill import with_domain
     from mlffd.repair import repair
 
     unknown = [symbol for symbol in options.species or () if symbol not in atomic_numbers]
@@ -191,6 +203,8 @@ def run_repair(options) -> None:
         raise ConfigError(f"--species: no element is called {unknown[0]!r}")
     species = [atomic_numbers[symbol] for symbol in options.species] if options.species else None
     bundle = repair(options.file, species, options.cutoff)
+    if options.labels:
+        bundle = with_domain(bundle, join_labels([read_labels(path) for path in options.labels]))
     write_bundle(options.output, bundle.student, bundle.metadata)
     print(f"wrote {options.output}: {json.dumps(bundle.student.architecture)}")
 
@@ -228,6 +242,13 @@ def run_lammps_input(options) -> None:
     plan = RunPlan(**{field.name: getattr(options, field.name) for field in fields(RunPlan)})
     data = write_input(options.structure, options.student, options.output, plan)
     print(f"wrote {options.output} and {data}: run it by `lmp -in {options.output.name}` in its folder")
+
+
+def run_lammps_run(options) -> int:
+    """Run an input in a LAMMPS that has no ML-IAP with Python, such as the stock one; also under mpiexec."""
+    from mlffd.drivers.lammps_run import run
+
+    return run(options.input, options.student, options.var, options.log)
 
 
 def run_lammps_summary(options) -> None:

