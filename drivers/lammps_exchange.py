@@ -13,6 +13,7 @@ asks there for the atoms that it sees. No rank holds a table of all atoms.
 
 import numpy as np
 
+from mlffd.drivers.lammps_instance import LammpsInstance
 from mlffd.errors import ConfigError
 
 _FORWARD, _REVERSE = 7351, 7352  # tags of messages
@@ -31,6 +32,7 @@ class GhostExchange:
         row_of_atom: (n_all,) int32. Local atom i is row i. A ghost has the row of the local atom that it is
             an image of, or one of the rows from n_local on: one for each atom of other ranks.
         n_rows: number of rows.
+        n_local: atoms that this rank owns; -1 before the first update.
         n_updates: how many times the plan was made anew.
     """
 
@@ -39,7 +41,7 @@ class GhostExchange:
         self.n_ranks = 1 if communicator is None else communicator.Get_size()
         self.row_of_atom = np.zeros(0, np.int32)
         self.n_rows = self.n_updates = 0
-        self._tags, self._n_local = np.zeros(0, np.int64), -1
+        self._tags, self.n_local = np.zeros(0, np.int64), -1
         self._receives: list[tuple[int, slice]] = []  # owner, its rows here
         self._sends: list[tuple[int, np.ndarray]] = []  # rank, rows that it sees
 
@@ -53,10 +55,10 @@ class GhostExchange:
         Raises:
             ConfigError: a ghost is an image of an atom that no rank owns.
         """
-        changed = n_local != self._n_local or not np.array_equal(tags, self._tags)
-        if self._on_any_rank(changed):
+        changed = n_local != self.n_local or not np.array_equal(tags, self._tags)
+        if self.on_any_rank(changed):
             self._plan(tags, n_local)
-            self._tags, self._n_local = tags.copy(), n_local
+            self._tags, self.n_local = tags.copy(), n_local
             self.n_updates += 1
 
     def forward(self, rows: np.ndarray) -> None:
@@ -93,7 +95,8 @@ class GhostExchange:
         for request in requests:
             request.Wait()
 
-    def _on_any_rank(self, flag: bool) -> bool:
+    def on_any_rank(self, flag: bool) -> bool:
+        """Whether ``flag`` is true on a rank; collective."""
         if self.communicator is None:
             return flag
         mine, largest = np.array([flag], np.int32), np.zeros(1, np.int32)
@@ -152,6 +155,32 @@ class GhostExchange:
             [np.ascontiguousarray(values, np.int64), counts * width], [arrived, incoming * width]
         )
         return arrived, incoming
+
+
+def exchange_for(instance: LammpsInstance) -> GhostExchange | None:
+    """The exchange between the ranks of an instance; None where these cannot be reached through mpi4py."""
+    communicator = instance.communicator()
+    return None if communicator is None and instance.n_ranks > 1 else GhostExchange(communicator)
+
+
+def halo_is_complete(exchange: GhostExchange, pair_i: np.ndarray, pair_j: np.ndarray, n_layers: int) -> bool:
+    """Whether this rank's ghosts have all neighbors that messages in ``n_layers`` layers come from.
+
+    A ghost that a message to an owned atom passes must have as many neighbors as its owner has. Collective.
+
+    Args:
+        exchange: brought up to date.
+        pair_i, pair_j: (n_pairs,), indices of atoms; neighbors of ghosts are among them.
+    """
+    n_local, n_all = exchange.n_local, len(exchange.row_of_atom)
+    n_neighbors = np.bincount(pair_i, minlength=n_all)
+    rows = np.zeros((exchange.n_rows, 1))
+    rows[:n_local, 0] = n_neighbors[:n_local]
+    exchange.forward(rows)
+    passed = np.arange(n_all) < n_local
+    for _ in range(n_layers - 1):
+        passed[pair_j[passed[pair_i]]] = True
+    return np.array_equal(n_neighbors[passed], rows[exchange.row_of_atom[passed], 0])
 
 
 def _places(values: np.ndarray, distinct: np.ndarray) -> np.ndarray:

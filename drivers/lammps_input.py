@@ -62,8 +62,6 @@ def write_input(structure: str | Path, student: str, output: str | Path, plan: R
     check_species(atoms.numbers.tolist(), bundle.student.species)
     if plan.ensemble == "npt" and not atoms.pbc.all():
         raise ConfigError(f"{structure}: constant pressure needs a structure periodic in three directions")
-    if plan.style == "mliap" and bundle.student.n_layers > 1:
-        raise ConfigError(f"{student} passes messages, which ML-IAP does not take yet: choose style mlffd")
     output = Path(output)
     data = output.with_name(output.name + ".data")
     atoms = in_a_box(atoms)

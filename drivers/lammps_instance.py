@@ -12,6 +12,7 @@ finds nothing (no /proc, or another layout of classes), two lines in the input h
 
 import ctypes
 import os
+import struct
 from functools import cache
 
 import numpy as np
@@ -30,7 +31,8 @@ _FUNCTIONS = {  # name: (result, arguments) as in library.h
 _INTEGERS = {4: np.int32, 8: np.int64}  # by size in bytes
 _WORD = ctypes.sizeof(ctypes.c_void_p)
 _N_REFERENCES = 14  # of Pointers, pointers.h: memory, error, universe, input, atom, ..., output, timer
-_LAST_HEADER_WORD = 4  # of a Python object that holds a C++ pointer and nothing else
+_HEADER_WORDS = 5  # of a Python object that holds a C++ pointer and little else
+_KOKKOS_WORDS = 64  # of MLIAPDataKokkosDevice, roughly
 
 
 class LammpsInstance:
@@ -99,6 +101,10 @@ class LammpsInstance:
     def units(self) -> str:
         """The input's unit style, such as ``metal``."""
         return ctypes.string_at(self._call["lammps_extract_global"](self.pointer, b"units")).decode()
+
+    def skin(self) -> float:
+        """The neighbor list's skin, in LAMMPS' unit of length."""
+        return float(self._global("neigh_skin", np.float64)[0])
 
     def box(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Origin (3,), cell (3, 3) whose rows are lattice vectors, and pbc (3,) bool."""
@@ -178,9 +184,11 @@ def _address_in(mliap_data) -> int | None:
     except OSError:
         return None
     try:
-        for place in range(2, _LAST_HEADER_WORD + 1):  # after the reference count and the type
-            (found,) = _words(memory, id(mliap_data) + place * _WORD, 1) or (0,)
-            address = _lammps_of(_words(memory, found, 2 + _N_REFERENCES))
+        for found in _words(memory, id(mliap_data), _HEADER_WORDS)[2:]:  # after reference count and type
+            address = _lammps_of(memory, found)
+            if address is None:  # of Kokkos, a plain structure with a pointer to the pair style in it
+                members = _words(memory, found, _KOKKOS_WORDS)
+                address = next(filter(None, (_lammps_of(memory, member) for member in members)), None)
             if address is not None:
                 return address
     finally:
@@ -188,22 +196,21 @@ def _address_in(mliap_data) -> int | None:
     return None
 
 
-def _lammps_of(words: np.ndarray | None) -> int | None:
-    """The second of the words that an object derived from Pointers begins with, if they are such."""
-    if words is None:
-        return None
-    address = int(words[1])
-    expected = address + _WORD * np.arange(_N_REFERENCES, dtype=np.int64)
-    return address if address > 0 and np.array_equal(words[2:], expected) else None
+def _lammps_of(memory: int, found: int) -> int | None:
+    """The second of the words at ``found``, if an object derived from Pointers begins there."""
+    words = _words(memory, found, 2 + _N_REFERENCES)
+    address = words[1] if len(words) == 2 + _N_REFERENCES else 0
+    expected = [address + _WORD * k for k in range(_N_REFERENCES)]
+    return address if address and list(words[2:]) == expected else None
 
 
-def _words(memory: int, address: int, n: int) -> np.ndarray | None:
-    """``n`` words from an address of this process; None where that is not memory one can read."""
+def _words(memory: int, address: int, n: int) -> tuple[int, ...]:
+    """Words from an address of this process: ``n``, or as many as are memory that one can read."""
     try:
         content = os.pread(memory, n * _WORD, address)
     except (OSError, OverflowError):
-        return None
-    return np.frombuffer(content, dtype=np.intp) if len(content) == n * _WORD else None
+        return ()
+    return struct.unpack(f"{len(content) // _WORD}P", content[: len(content) // _WORD * _WORD])
 
 
 def _view(address: int | None, dtype, n: int) -> np.ndarray:

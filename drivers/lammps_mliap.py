@@ -25,6 +25,10 @@ import torch
 from ase.data import chemical_symbols
 
 from mlffd.bundle import mlffd_version, read_bundle, read_bundle_bytes
+from mlffd.drivers.lammps_guard import Guard
+from mlffd.drivers.lammps_instance import instance_behind
+from mlffd.drivers.lammps_kokkos import HostData
+from mlffd.drivers.lammps_messages import Messages
 from mlffd.drivers.lammps_ranks import EndsAllRanks, rank_and_size, threads_per_rank
 from mlffd.engine import DTYPES, Engine
 from mlffd.errors import BundleError, ConfigError, NonFinitePositionsError, UnknownElementError
@@ -43,10 +47,9 @@ def export(
 
     Raises:
         BundleError: the bundle is missing or damaged.
-        ConfigError: an unknown dtype, an output that cannot be written, or a student LAMMPS cannot run yet.
+        ConfigError: an unknown dtype or an output that cannot be written.
     """
     bundle = read_bundle(bundle_path_or_name)
-    _check_runs_in_lammps(bundle.student)
     exported = _Exported(bundle.to_bytes(), device, _known_dtype(dtype))
     output, content = Path(output_path), io.BytesIO()
     if output.suffix in (".pt", ".pth"):
@@ -102,16 +105,16 @@ def load_mliap(format_number: int, *contents) -> "MliapStudent":
 class MliapStudent:
     """What ``pair_style mliap unified`` expects of a model, answered by an engine.
 
-    ``interface`` is LAMMPS' to set. The cutoff is twice ``rcutfac``.
+    ``interface`` is LAMMPS' to set. The cutoff is twice ``rcutfac``; Kokkos builds ask for ``cutoff``.
     """
 
     ndescriptors = 1
     nparams = 1
 
     def __init__(self, engine: Engine):
-        _check_runs_in_lammps(engine)
         self.engine = engine
         self.interface = None
+        self.cutoff = engine.cutoff
         self.rcutfac = 0.5 * engine.cutoff
         self.n_known = len(engine.species)
         # LAMMPS refuses an element that is not in this list without naming it or the list. So it gets every
@@ -119,6 +122,8 @@ class MliapStudent:
         known = [chemical_symbols[number] for number in engine.species]
         self.element_types = known + [symbol for symbol in chemical_symbols[1:] if symbol not in known]
         self.species = np.array(engine.species, dtype=np.int64)  # by LAMMPS' element index
+        self.guard = Guard(engine.metadata, engine.species)
+        self.messages = Messages(engine)
         self._before = ((0, 0), 0)  # owned and all atoms, pairs of the last call
         if rank_and_size()[0] == 0:
             print(f"mlffd: {self}", flush=True)
@@ -127,7 +132,10 @@ class MliapStudent:
         known = " ".join(self.element_types[: self.n_known])
         engine = self.engine
         name = engine.metadata.get("name", "student")
-        return f"{name}: elements {known}, cutoff {engine.cutoff:g} Å, {engine.device}, {engine.dtype}"
+        layers = f"{engine.n_layers} message layers, " if engine.n_layers > 1 else ""
+        return (
+            f"{name}: elements {known}, cutoff {engine.cutoff:g} Å, {layers}{engine.device}, {engine.dtype}"
+        )
 
     def compute_descriptors(self, data) -> None:
         """Nothing: LAMMPS calls it before compute_forces, which does it all."""
@@ -138,20 +146,20 @@ class MliapStudent:
     def compute_forces(self, data) -> None:
         """Set energy (eV), atomic energies and pair forces of the atoms this rank owns.
 
-        ``data`` is LAMMPS' view of its own memory; an array of no elements must not be asked for.
+        ``data`` is LAMMPS' view of its own memory; an array of no elements must not be asked for. All ranks
+        get here, and all go through it all: messages and the guard are collective.
         """
         with EndsAllRanks("cannot compute forces"):
             self._check_pairs_did_not_vanish(data)
-            data.energy = 0.0
-            if data.nlistatoms == 0:  # this rank owns no atom
-                return
-            atomic_energies, pair_gradient = self._evaluate(data)
-            # centers are the atoms of LAMMPS' list, which leaves some out under pair_style hybrid
-            listed = atomic_energies[data.iatoms[: data.nlistatoms]]
-            data.eatoms = listed
-            data.energy = listed.sum()
-            if data.npairs > 0:
-                data.update_pair_forces(pair_gradient)
+            instance = instance_behind(data)
+            frame = Frame(data)
+            atomic_numbers = self._atomic_numbers(frame.elems)
+            atomic_energies, pair_gradient = self.messages.evaluate(frame, atomic_numbers, instance)
+            pairs = frame.pair_i, frame.pair_j, frame.rij
+            # of a Kokkos run the positions are on the device, and LAMMPS' library would give old ones
+            seen_through = None if frame.kokkos_data is not None else instance
+            self.guard.check(seen_through, atomic_numbers, *pairs, pair_gradient)
+            frame.hand_back(atomic_energies, pair_gradient)
 
     def _check_pairs_did_not_vanish(self, data) -> None:
         """Refuse coordinates that have become NaN, which LAMMPS only notices when it builds neighbor lists.
@@ -170,16 +178,6 @@ class MliapStudent:
                 f"all {pairs_before} pairs vanished in one step: coordinates are not numbers any more"
             )
 
-    def _evaluate(self, data) -> tuple[np.ndarray, np.ndarray]:
-        """Atomic energies (nlocal,) eV and dE/drij (npairs, 3) eV/Å, contiguous float64."""
-        atomic_numbers = self._atomic_numbers(data.elems)
-        if data.npairs > 0:
-            pairs = data.pair_i, data.pair_j, data.rij
-        else:
-            pairs = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32), np.zeros((0, 3))
-        atomic_energies, pair_gradient = self.engine.evaluate_pairs(atomic_numbers, *pairs, data.nlocal)
-        return atomic_energies, np.ascontiguousarray(pair_gradient, dtype=np.float64)
-
     def _atomic_numbers(self, elems: np.ndarray) -> np.ndarray:
         """Atomic numbers (ntotal,) from LAMMPS' element indices.
 
@@ -188,7 +186,7 @@ class MliapStudent:
         Raises:
             UnknownElementError: an element of pair_coeff is not among the student's.
         """
-        if elems.max() >= self.n_known:
+        if elems.max(initial=-1) >= self.n_known:
             unknown = sorted({self.element_types[k] for k in elems[elems >= self.n_known]})
             raise UnknownElementError(
                 f"pair_coeff names {', '.join(unknown)}, but the student knows only "
@@ -197,13 +195,41 @@ class MliapStudent:
         return self.species[elems]
 
 
-def _check_runs_in_lammps(student) -> None:
-    """``student``: whatever has ``n_layers``."""
-    if student.n_layers > 1:
-        raise ConfigError(
-            f"the student passes messages in {student.n_layers} layers, and the LAMMPS driver takes strictly "
-            "local students (1 layer) so far: use it through ASE or i-PI, or train a local one"
-        )
+class Frame:
+    """Atoms and pairs of a step as LAMMPS' ``data`` has them, as NumPy arrays, those without elements too.
+
+    Attributes:
+        elems: (ntotal,) int32, ghosts last.
+        pair_i, pair_j: (npairs,) int32.
+        rij: (npairs, 3) float64 in Å.
+        centers_are_owned: whether no pair begins at a ghost (flag 0 of the pair style).
+    """
+
+    def __init__(self, data):
+        self.kokkos_data = data if hasattr(data, "forward_exchange") else None
+        self.data = HostData(data) if self.kokkos_data is not None else data
+        self.n_local, self.n_all = data.nlocal, data.ntotal
+        self.centers_are_owned = data.natomneigh <= data.nlistatoms
+        self.elems = self.data.elems if data.ntotal else np.zeros(0, np.int32)
+        if data.npairs:
+            self.pair_i, self.pair_j, self.rij = self.data.pair_i, self.data.pair_j, self.data.rij
+        else:
+            self.pair_i = self.pair_j = np.zeros(0, np.int32)
+            self.rij = np.zeros((0, 3))
+
+    def hand_back(self, atomic_energies: np.ndarray, pair_gradient: np.ndarray) -> None:
+        """Give LAMMPS the atomic energies (n_local,) in eV and dE/drij (npairs, 3) in eV/Å."""
+        data = self.data
+        # LAMMPS' list leaves some local atoms out under pair_style hybrid
+        listed = atomic_energies[data.iatoms[: data.nlistatoms]] if data.nlistatoms else np.zeros(0)
+        if self.kokkos_data is not None:
+            data.set_energies(listed, listed.sum())
+        else:
+            data.energy = listed.sum()
+            if data.nlistatoms:
+                data.eatoms = listed
+        if data.npairs:
+            data.update_pair_forces(np.ascontiguousarray(pair_gradient, dtype=np.float64))
 
 
 def _checksum(content: bytes) -> str:

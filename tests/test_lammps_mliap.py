@@ -31,6 +31,7 @@ class StandIn:
         self.nlocal = len(elems) if nlocal is None else nlocal
         self._iatoms = np.arange(self.nlocal, dtype=np.int32)
         self.nlistatoms, self.ntotal, self.npairs = len(self._iatoms), len(elems), len(pair_i)
+        self.natomneigh = self.nlistatoms
         self._elems = np.array(elems, dtype=np.int32)
         self._pair_i, self._pair_j = np.array(pair_i, np.int32), np.array(pair_j, np.int32)
         self._rij = np.array(rij, dtype=np.float64)
@@ -38,7 +39,9 @@ class StandIn:
         self.f = np.zeros((len(elems), 3))
 
     def __getattr__(self, name):
-        view = self.__dict__[f"_{'pair_j' if name == 'jatoms' else name}"]
+        view = self.__dict__.get(f"_{'pair_j' if name == 'jatoms' else name}")
+        if view is None:
+            raise AttributeError(name)
         if len(view) == 0:
             raise ValueError("Invalid shape in axis 0: 0.")
         return view
@@ -134,10 +137,40 @@ def test_a_molecule_may_fall_apart(local_engine):
     student.compute_forces(StandIn([1, 0, 0, 1, 0]))
 
 
-def test_message_passing_is_refused():
-    painn = build_student({"family": "painn", "species": [1, 8], "cutoff": 4.0})
-    with pytest.raises(ConfigError, match="passes messages"):
-        MliapStudent(Engine(painn))
+@pytest.fixture(scope="module")
+def painn_engine():
+    torch.manual_seed(4)
+    return Engine(
+        build_student({"family": "painn", "species": [1, 8], "cutoff": 4.0, "features": 8, "layers": 2}),
+        dtype="float64",
+    )
+
+
+def test_messages_without_ghosts_need_no_lammps(painn_engine):
+    atoms = molecule()
+    data = stand_in_for(atoms, painn_engine)
+    MliapStudent(painn_engine).compute_forces(data)
+    np.testing.assert_allclose(data.f, painn_engine.evaluate([atoms])[0].forces, atol=1e-12)
+
+
+def test_messages_to_ghosts_need_lammps(painn_engine):
+    """Refused before any number; the line says what to do."""
+    data = StandIn([0, 0, 1], [0, 1], [2, 2], [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], nlocal=2)
+    with pytest.raises(ConfigError, match=r"hand_over invoke.*comm_modify cutoff 10"):
+        MliapStudent(painn_engine).compute_forces(data)
+    assert data.energy is None
+
+
+def test_neighbors_of_ghosts_are_left_out_where_no_message_comes_from_them(local_engine):
+    """Flag 1 of the pair style with a local student."""
+    atoms = molecule()
+    expected = local_engine.evaluate([atoms])[0]
+    data = stand_in_for(atoms, local_engine)
+    data.nlocal = data.nlistatoms = 3
+    data._iatoms = data._iatoms[:3]
+    data.natomneigh = 5
+    MliapStudent(local_engine).compute_forces(data)
+    np.testing.assert_allclose(data.eatoms, expected.atomic_energies[:3], atol=1e-12)
 
 
 def test_an_unknown_element_is_named(local_engine):
@@ -220,10 +253,6 @@ def test_what_cannot_be_exported(tmp_path, local_bundle):
         export(local_bundle, tmp_path / "s.pt", dtype="half")
     with pytest.raises(ConfigError, match="cannot write"):
         export(local_bundle, tmp_path / "no" / "folder" / "s.pt")
-    painn = build_student({"family": "painn", "species": [1, 8], "cutoff": 4.0})
-    write_bundle(tmp_path / "painn.mlffd", painn)
-    with pytest.raises(ConfigError, match="passes messages"):
-        export(tmp_path / "painn.mlffd", tmp_path / "s.pt")
     assert not (tmp_path / "s.pt").exists()
 
 

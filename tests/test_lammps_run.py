@@ -240,7 +240,7 @@ def test_in_water_runs_as_it_stands(bundles, inputs):
     finished = run_lammps(inputs / "in.water", inputs, 2, student=bundles / "local.mlffd", steps=2)
     assert finished.status == 0, finished.output
     assert finished.lines("Performance: ")
-    assert len(finished.lines("mlffd: ")) == 1  # the student introduces itself once, not once a rank
+    assert len(finished.lines("mlffd: student: ")) == 1  # the student introduces itself once, not once a rank
     for fact in ("mlffd: water: 2 steps", "1536 atoms", "2 ranks", "ns/day"):
         assert fact in summarize(inputs / "log.lammps")
     frame = ase.io.read(inputs / "water.lammpstrj")
