@@ -229,7 +229,7 @@ class AtomicLimits:
         return max((one for one in found if one), key=lambda one: one.excess, default=None)
 
     def _closest(self, atomic_numbers, pair_i, pair_j, rij) -> Found | None:
-        squared = np.einsum("ij,ij->i", rij, rij)
+        squared = _squared_norms(rij)
         near = np.flatnonzero(squared < self.largest_squared)  # a few in a hundred pairs
         if len(near) == 0:
             return None
@@ -249,12 +249,20 @@ class AtomicLimits:
         # a force beyond the bound has a component beyond a third of it, nearly
         if max(gradient.max(), -gradient.min()) < bound / 3**0.5:
             return None
-        size = np.sqrt(np.einsum("ij,ij->i", gradient, gradient))
+        size = np.sqrt(_squared_norms(gradient))
         k = int(np.argmax(size))
         if size[k] <= bound:
             return None
         words = f"the force between {{}} and {{}} is {size[k]:.4g} eV/Å, more than {bound:.4g} eV/Å"
         return Found(size[k] / bound, k, words)
+
+
+def _squared_norms(vectors: np.ndarray) -> np.ndarray:
+    """Of vectors (n, 3); twice as fast as einsum."""
+    squares = vectors * vectors
+    norms = squares[:, 0] + squares[:, 1]
+    norms += squares[:, 2]
+    return norms
 
 
 def gather_frame(instance: LammpsInstance, atomic_numbers: np.ndarray) -> Atoms | None:

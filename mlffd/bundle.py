@@ -25,7 +25,8 @@ ZOO = Path(__file__).parent / "zoo"
 @dataclass(frozen=True)
 class Bundle:
     """A student in float64 and its metadata: ``format``, ``architecture``, ``units``, ``mlffd_version``, and
-    where training wrote them ``name``, ``teacher``, ``labels``, ``training``, ``errors``."""
+    where training wrote them ``name``, ``teacher``, ``labels``, ``training``, ``errors``, ``training_domain``
+    (see mlffd/domain.py)."""
 
     student: Student
     metadata: dict

@@ -23,8 +23,9 @@ from ase.data import chemical_symbols
 from mlffd.errors import BundleError
 
 KEY = "training_domain"
-# The least distance of a large set of frames is that of its rarest event, so a long run of a big box goes
-# somewhat below it without harm, and a collapse passes far below within tens of femtoseconds.
+# The least distance of many frames is their rarest event, and a bigger box or a longer run has rarer ones:
+# 512 water molecules came 2.6 % closer in 10 ps than those of 360 frames of 64, and all was well. A collapse
+# goes on from there to two thirds of the distance within tens of femtoseconds.
 DISTANCE_MARGIN = 0.95
 # Repulsion rises steeply: 5 % in the distance of a bond are a factor of about two in the force along it.
 PAIR_FORCE_MARGIN = 2.0

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from mlffd.bundle import Bundle, read_bundle, write_bundle
 from mlffd.dataset.store import LabelledSet
+from mlffd.domain import KEY as DOMAIN
 from mlffd.errors import ConfigError
 from mlffd.files import replacing
 from mlffd.graph import Graph, from_atoms
@@ -21,6 +22,7 @@ from mlffd.graph import batch as batch_graphs
 from mlffd.predict import predict
 from mlffd.students import build_student
 from mlffd.students.student import TrainedStudent
+from mlffd.train.domain import training_domain
 from mlffd.train.loss import Target, batch_targets, loss
 from mlffd.train.metrics import batches, evaluate
 
@@ -111,6 +113,7 @@ def train(labels: LabelledSet, architecture: dict, config: TrainConfig, output: 
     run_epochs(state, training, validation, config, checkpoint, fingerprint)
     errors = evaluate(state.averaged, validation)
     facts = training_facts(labels, config, errors, fingerprint)
+    facts[DOMAIN] = training_domain(state.averaged, frames)
     bundle = write_bundle(output, state.averaged.cast(DTYPE), facts)
     checkpoint.unlink(missing_ok=True)
     return bundle

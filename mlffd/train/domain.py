@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: MIT
+"""What a bundle records of the frames that it was trained on, in the entries of mlffd/domain.py."""
+
+import numpy as np
+import torch
+
+from mlffd.domain import pair_name
+from mlffd.graph import Graph
+from mlffd.predict import array, pair_gradient
+from mlffd.students.student import Student
+from mlffd.train.loss import Target
+
+DIGITS = 5
+
+
+def training_domain(student: Student, frames: list[tuple[Graph, Target]]) -> dict:
+    """The entry of the metadata for a student that was trained on ``frames``."""
+    shortest, pair_force, force = {}, 0.0, 0.0
+    for graph, target in frames:
+        for name, distance in shortest_distances(graph).items():
+            shortest[name] = min(distance, shortest.get(name, np.inf))
+        gradient = pair_gradient(student, graph)[1].detach()
+        pair_force = max(pair_force, largest_norm(gradient))
+        force = max(force, largest_norm(target.forces))
+    domain = {"largest_pair_force": pair_force, "largest_force": force}
+    domain = {name: rounded(value) for name, value in domain.items() if value > 0.0}
+    return {"shortest_distance": {name: rounded(shortest[name]) for name in sorted(shortest)}, **domain}
+
+
+def shortest_distances(graph: Graph) -> dict[str, float]:
+    """Å, by pair of elements; those without an edge are left out. An edge's reverse is an edge, too."""
+    pairs = array(graph.atomic_numbers[graph.edge_index])  # (2, n_edges)
+    distances = array(torch.linalg.vector_norm(graph.edge_vectors, dim=1))
+    kinds, kind_of_edge = np.unique(pairs, axis=1, return_inverse=True)
+    of_kind = np.full(kinds.shape[1], np.inf)
+    np.minimum.at(of_kind, kind_of_edge.ravel(), distances)
+    return {pair_name(*kind): float(distance) for kind, distance in zip(kinds.T.tolist(), of_kind)}
+
+
+def largest_norm(vectors: torch.Tensor) -> float:
+    """Of vectors (n, 3); 0 where there are none."""
+    return float(torch.linalg.vector_norm(vectors.double(), dim=1).max()) if len(vectors) else 0.0
+
+
+def rounded(value: float) -> float:
+    """To as many digits as survive another order of summation."""
+    return float(f"{value:.{DIGITS}g}")
