@@ -76,6 +76,14 @@ def parser() -> argparse.ArgumentParser:
         help="all label files of its training, in that order: records for the guard what it saw",
     )  # fmt: skip
 
+    sub = verb(run_doctor, "doctor")
+    sub.add_argument("bundle", nargs="?", help="student bundle, or name of a shipped student, to try as well")
+    sub.add_argument("--lammps", type=Path, help="an lmp, or the folder of an environment or a build")
+    sub.add_argument("--ranks", default="1,2,4", help="numbers of MPI ranks (default %(default)s)")
+    sub.add_argument("--quick", action="store_true", help="one rank only")
+    sub.add_argument("--time-limit", type=float, default=60.0, help="s of one LAMMPS (default %(default)s)")
+    sub.add_argument("--json", type=Path, metavar="FILE", help="write the report; - for standard output")
+
     lammps = verbs.add_parser("lammps", help="Use a student in LAMMPS.").add_subparsers(
         required=True, metavar="VERB"
     )
@@ -207,6 +215,17 @@ def run_repair(options) -> None:
         bundle = with_domain(bundle, join_labels([read_labels(path) for path in options.labels]))
     write_bundle(options.output, bundle.student, bundle.metadata)
     print(f"wrote {options.output}: {json.dumps(bundle.student.architecture)}")
+
+
+def run_doctor(options) -> int:
+    """Say what is here, and have LAMMPS run students on every route: is it right, on any number of ranks?"""
+    from mlffd.drivers.doctor import Plan, run_doctor
+
+    ranks = "1" if options.quick else options.ranks
+    if not all(word.isdecimal() for word in ranks.split(",")):
+        raise ConfigError(f"--ranks takes numbers such as 1,2,4, not {ranks!r}")
+    plan = Plan(options.lammps, options.bundle, tuple(map(int, ranks.split(","))), options.time_limit)
+    return run_doctor(plan, options.json)
 
 
 def run_lammps_export(options) -> None:

@@ -24,7 +24,7 @@ RESTS_ON = {
     "repair": ["bundle"],
     "engine": ["bundle"],
     "check": ["engine"],
-    "drivers": ["engine", "config"],
+    "drivers": ["check", "config"],
     "teachers": ["errors", "units", "config"],
     "dataset.store": ["errors", "units", "files"],
     "dataset": ["dataset.store", "teachers"],
