@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 import torch
 from ase.data import atomic_numbers
 from safetensors import SafetensorError
 from torch import Tensor
 
+from mlffd.domain import limits
 from mlffd.errors import BundleError
 from mlffd.files import write_atomically
 from mlffd.kernels.block import weight_block
@@ -37,8 +39,16 @@ class Bundle:
         return safetensors.torch.save(tensors, {METADATA_KEY: json.dumps(self.metadata, sort_keys=True)})
 
     def weight_block(self) -> bytes:
-        """The student as compiled kernels read it, also without Python: see mlffd/kernels/block.py."""
-        return weight_block(self.student)
+        """The student as compiled kernels read it, also without Python: see mlffd/kernels/block.py.
+
+        Raises:
+            BundleError: what its metadata says of training makes no sense.
+        """
+        known = limits(self.metadata, self.student.species)
+        force = np.array(known.largest_pair_force)
+        return weight_block(
+            self.student, {"guard.shortest": known.shortest, "guard.largest_pair_force": force}
+        )
 
 
 def compact(tensor: Tensor) -> Tensor:

@@ -5,11 +5,15 @@ Little-endian throughout. A header of 48 bytes: ``MLFFDBLK``, format (u32), numb
 (16 bytes), size of all in bytes (u64), CRC-32 of what follows the header (u32), 4 bytes unused. Then 80 bytes
 an entry: name (64 bytes), offset in bytes from the start (u64), number of values (u64). Then the values, all
 float64, each array at a multiple of 64 bytes. Names and row-major order are those of the state dict; the
-numbers of the architecture are arrays named ``architecture.channels`` and so on.
+numbers of the architecture are arrays named ``architecture.channels`` and so on. Arrays of other names mean
+nothing to the kernels; ``guard.shortest`` and ``guard.largest_pair_force`` are the limits of mlffd/domain.py,
+for programs that ask mlffd.h for them.
 """
 
 import struct
 import zlib
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -22,9 +26,9 @@ ENTRY = struct.Struct("<64sQQ")
 ALIGNMENT = 64
 
 
-def weight_block(student: Student) -> bytes:
-    """The block of a student, for ``mlffd_create`` of mlffd/kernels/cpu/mlffd.h."""
-    arrays = numbers_of(student)
+def weight_block(student: Student, others: Mapping[str, np.ndarray] = MappingProxyType({})) -> bytes:
+    """The block of a student, for ``mlffd_create`` of mlffd/kernels/cpu/mlffd.h; ``others`` go in as well."""
+    arrays = numbers_of(student) | {name: np.ravel(array).astype("<f8") for name, array in others.items()}
     offset = aligned(HEADER.size + ENTRY.size * len(arrays))
     entries, values = b"", b""
     for name, array in arrays.items():

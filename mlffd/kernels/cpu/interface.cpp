@@ -21,7 +21,8 @@ struct mlffd_student {
   std::unique_ptr<Kernel> kernel;
   std::string instructions;
   std::vector<int> species;
-  double cutoff = 0.0;
+  double cutoff = 0.0, largest_pair_force = INFINITY;
+  std::vector<double> shortest;
   int n_layers = 1;
   std::mutex turn;  // kernels keep their workspace
 };
@@ -82,6 +83,13 @@ void read_facts(const Block &block, mlffd_student &student) {
   }
   student.cutoff = block.number("cutoff_radius");
   if (!(student.cutoff > 0.0)) fail("the cutoff is %g", student.cutoff);
+  student.shortest.assign(n_species * n_species, 0.0);
+  if (block.has("guard.shortest")) {
+    const double *shortest = block.array("guard.shortest", n_species * n_species);
+    student.shortest.assign(shortest, shortest + n_species * n_species);
+  }
+  if (block.has("guard.largest_pair_force"))
+    student.largest_pair_force = block.number("guard.largest_pair_force");
   if (block.has("architecture.layers")) student.n_layers = block.integer("architecture.layers", 1, 16);
 }
 
@@ -146,6 +154,8 @@ int mlffd_n_species(const mlffd_student *student) { return int(student->species.
 const int *mlffd_species(const mlffd_student *student) { return student->species.data(); }
 const char *mlffd_instructions(const mlffd_student *student) { return student->instructions.c_str(); }
 int mlffd_interface(void) { return MLFFD_INTERFACE; }
+const double *mlffd_shortest(const mlffd_student *student) { return student->shortest.data(); }
+double mlffd_largest_pair_force(const mlffd_student *student) { return student->largest_pair_force; }
 
 int mlffd_evaluate_pairs(
     mlffd_student *student, const mlffd_edges *edges, const mlffd_exchange *exchange, int n_threads,

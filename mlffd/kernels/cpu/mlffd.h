@@ -19,7 +19,7 @@ extern "C" {
 #pragma GCC visibility push(default)
 #endif
 
-#define MLFFD_INTERFACE 1 /* changes whenever a declaration below does */
+#define MLFFD_INTERFACE 2 /* changes whenever a declaration below does */
 
 typedef struct mlffd_student mlffd_student;
 
@@ -58,6 +58,12 @@ int mlffd_n_species(const mlffd_student *student);
 const int *mlffd_species(const mlffd_student *student); /* atomic numbers, (n_species,) */
 const char *mlffd_instructions(const mlffd_student *student); /* the set that is used */
 int mlffd_interface(void);                              /* MLFFD_INTERFACE of the library */
+
+/* Limits of what the student was trained on, margins included: least distances in Angstrom,
+ * (n_species, n_species), 0 where nothing is known; and the largest |dE/d(edge vector)| in eV/Angstrom, infinite
+ * where nothing is known. evaluate_pairs does not look at them. */
+const double *mlffd_shortest(const mlffd_student *student);
+double mlffd_largest_pair_force(const mlffd_student *student);
 
 /* Energies of the centers (n_centers,) and dE/d(edge_vectors) (n_edges, 3), E their sum.
  * `exchange` may be NULL; a student that passes messages needs it where there are ghosts.
