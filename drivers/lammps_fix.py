@@ -21,7 +21,8 @@ An input of the first kind::
 Both functions issue the commands pair_style, pair_coeff and fix. The fix must come before those that change
 forces (``fix setforce``, ``fix shake``), for LAMMPS takes fixes in the order in which they are defined.
 
-The environment variables are those of ``drivers/lammps_mliap.py``: MLFFD_DEVICE, MLFFD_DTYPE, MLFFD_THREADS.
+The environment variables are those of ``drivers/lammps_mliap.py``, MLFFD_DEVICE, MLFFD_DTYPE, MLFFD_THREADS,
+and of ``drivers/lammps_guard.py``, MLFFD_GUARD and its kin.
 """
 
 import ctypes
@@ -30,6 +31,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import combinations_with_replacement
 
 import numpy as np
 import torch
@@ -37,6 +39,7 @@ from ase.data import atomic_numbers, chemical_symbols
 
 from mlffd.bundle import Bundle, read_bundle
 from mlffd.drivers.lammps_exchange import GhostExchange
+from mlffd.drivers.lammps_guard import Guard
 from mlffd.drivers.lammps_instance import LammpsInstance
 from mlffd.drivers.lammps_ranks import EndsAllRanks, threads_per_rank
 from mlffd.engine import DTYPES, Engine, first_edges
@@ -114,15 +117,20 @@ def load_engine(bundle: Bundle, device: str = "cpu", dtype: str = "float32") -> 
     return Engine(bundle, device=os.environ.get("MLFFD_DEVICE", device), dtype=dtype)
 
 
-def attach_external(instance: LammpsInstance, engine: Engine, elements: list[str]) -> None:
+def attach_external(
+    instance: LammpsInstance, engine: Engine, elements: list[str], in_hybrid: bool = False
+) -> None:
     """Set up ``pair_style zero`` and ``fix external`` with ``engine``; on all ranks.
+
+    Args:
+        in_hybrid: ``zero`` is already one of the styles of ``pair_style hybrid`` or ``hybrid/overlay``.
 
     Raises:
         ConfigError, UnknownElementError: the student cannot run here.
         LammpsStopped: LAMMPS refuses a command.
     """
     atoms = AtomsOfLammps(instance, engine, elements)
-    _prepare(instance, engine, "fix external")
+    _prepare(atoms, "fix external", in_hybrid)
     command(instance, f"fix {FIX} all external pf/callback 1 1")
     command(instance, f"fix_modify {FIX} energy yes virial yes")
     _callbacks[instance.pointer] = callback = _external_callback(atoms)
@@ -135,7 +143,7 @@ def attach_external(instance: LammpsInstance, engine: Engine, elements: list[str
 def attach_python(instance: LammpsInstance, engine: Engine, elements: list[str]) -> None:
     """Set up ``pair_style zero`` and ``fix python/invoke`` with ``engine``. Raises as attach_external."""
     atoms = AtomsOfLammps(instance, engine, elements)
-    _prepare(instance, engine, "fix python/invoke, forces only: no energy, no pressure, no minimize")
+    _prepare(atoms, "fix python/invoke, forces only: no energy, no pressure, no minimize")
     sys.modules["__main__"].mlffd_post_force = _post_force(atoms)  # where LAMMPS looks for it
     command(instance, f"fix {FIX} all python/invoke 1 post_force mlffd_post_force")
 
@@ -198,6 +206,7 @@ class AtomsOfLammps:
         self.energy_unit = ENERGY_UNITS[instance.units()]
         self.communicator = _communicator(instance)
         self.exchange = GhostExchange(self.communicator)
+        self.guard = Guard(engine.metadata, engine.species)
 
     def evaluate(self, with_atomic_virials: bool) -> Answer:
         """Ask the student about the atoms where they are now. Collective.
@@ -205,22 +214,21 @@ class AtomsOfLammps:
         Raises:
             ConfigError: the input has replaced ``pair_style zero``, or hides bonded atoms.
             NonFinitePositionsError, NonFiniteResultError.
+            GuardError: the guard is to stop runs, and there is a reason.
         """
         n_local = self.instance.n_local
         self.exchange.update(self.instance.tags(), n_local)
         row = self.exchange.row_of_atom
-        i, j, rij = self._pairs()
-        numbers = np.zeros(self.exchange.n_rows, np.int64)
-        numbers[row] = self.number_of_type[self.instance.types()]
-        unseen = numbers == 0
-        i, j = row[i], row[j]
-        if unseen.any():
-            seen = ~(unseen[i] | unseen[j])
-            i, j, rij = i[seen], j[seen], rij[seen]
-            numbers[unseen] = self.engine.species[0]  # any: it has no neighbors, and its energy is dropped
-        energies, gradient = self.engine.evaluate_pairs(numbers, i, j, rij, n_local, self.exchange)
-        energies[unseen[:n_local]] = 0.0
-        return self._answer(energies, i, j, rij, gradient, with_atomic_virials)
+        atomic_numbers = self.number_of_type[self.instance.types()]
+        seen = atomic_numbers > 0
+        i, j, rij = self._pairs(seen)
+        # what is not seen may be any species: it has no neighbors, and its energy is dropped
+        numbers = np.full(self.exchange.n_rows, self.engine.species[0])
+        numbers[row[seen]] = atomic_numbers[seen]
+        energies, gradient = self.engine.evaluate_pairs(numbers, row[i], row[j], rij, n_local, self.exchange)
+        energies[~seen[:n_local]] = 0.0
+        self.guard.check(self.instance, atomic_numbers, i, j, rij, gradient)
+        return self._answer(energies, row[i], row[j], rij, gradient, with_atomic_virials)
 
     def _answer(self, energies, i, j, rij, gradient, with_atomic_virials: bool) -> Answer:
         n_rows, n_local = self.exchange.n_rows, len(energies)
@@ -241,7 +249,7 @@ class AtomsOfLammps:
         self.communicator.Allreduce(values, total)
         return total
 
-    def _pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _pairs(self, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Pairs of atoms closer than the cutoff: i, sorted, and j (n_pairs,), rij (n_pairs, 3)."""
         positions = self.instance.positions()
         if not np.isfinite(positions).all():
@@ -256,6 +264,8 @@ class AtomsOfLammps:
         i, j, rij = read(
             address.value, self.instance.pointer, neighbor_list, n_listed, positions, self.engine.cutoff
         )
+        if not seen.all():
+            i, j, rij = (values[seen[i] & seen[j]] for values in (i, j, rij))
         if (np.diff(i) < 0).any():
             order = np.argsort(i, kind="stable")
             i, j, rij = i[order], j[order], rij[order]
@@ -355,10 +365,16 @@ def _evaluate(atoms: AtomsOfLammps, with_atomic_virials: bool) -> Answer:
         raise
 
 
-def _prepare(instance: LammpsInstance, engine: Engine, route: str) -> None:
+def _prepare(atoms: AtomsOfLammps, route: str, in_hybrid: bool = False) -> None:
     """Give LAMMPS the pair style that keeps a full neighbor list, and say which student it is."""
-    command(instance, f"pair_style zero {engine.cutoff!r} full")
-    command(instance, "pair_coeff * *")
+    instance, engine = atoms.instance, atoms.engine
+    if in_hybrid:
+        seen = np.flatnonzero(atoms.number_of_type)  # other types and their pairs are left to other styles
+        for i, j in combinations_with_replacement(seen, 2):
+            command(instance, f"pair_coeff {i} {j} zero {engine.cutoff!r}")
+    else:
+        command(instance, f"pair_style zero {engine.cutoff!r} full")
+        command(instance, "pair_coeff * *")
     known = " ".join(chemical_symbols[number] for number in engine.species)
     name = engine.metadata.get("name", "student")
     facts = f"elements {known}, cutoff {engine.cutoff:g} A, {engine.device}, {engine.dtype}; {route}"

@@ -20,10 +20,10 @@ import sys
 import sysconfig
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -43,7 +43,8 @@ from mlffd.drivers.lammps_mliap import FORMAT
 from mlffd.drivers.lammps_ranks import EndsAllRanks, rank_and_size, world
 from mlffd.errors import BundleError, ConfigError
 
-OWN = ("pair_style", "pair_coeff")  # commands that are looked at here
+OWN = ("pair_style", "pair_coeff", "replicate")  # commands that are looked at here
+MLFFD_OPTIONS = ("precision", "threads", "guard")  # of pair_style mlffd
 # these deal with the forces that they find: LAMMPS takes fixes in their order, and the student's comes first
 AFTER_FORCES = (
     "aveforce", "freeze", "lineforce", "neb", "planeforce", "rattle", "setforce", "shake", "store/force",
@@ -84,11 +85,40 @@ def split(code: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A student's pair_style: what it says of the student."""
+    """A student's pair_style, and how LAMMPS shall see it: with ``zero`` in the student's place."""
 
     style: str  # mliap or mlffd
     file: str  # of pair_style mliap
     options: dict[str, str]  # of pair_style mlffd
+    in_hybrid: bool
+    replaced: list[str]  # words of the command
+
+    @classmethod
+    def parse(cls, words: list[str]) -> "Wanted | None":
+        """From the words of a pair_style; None for one without a student. Raises ConfigError."""
+        in_hybrid = words[1:2] != [] and words[1].startswith("hybrid")
+        places = [
+            place for place in range(1, len(words) if in_hybrid else 2)
+            if words[place : place + 1] == ["mlffd"] or words[place : place + 2] == ["mliap", "unified"]
+        ]  # fmt: skip
+        if not places:
+            return None
+        if len(places) > 1 or words[1] not in ("hybrid", "hybrid/overlay", words[places[0]]):
+            raise ConfigError(f"--fix external runs one student, and not in pair_style {words[1]}")
+        start = end = places[0]
+        file, options = "", {}
+        if words[start] == "mliap":
+            file, end = "".join(words[start + 2 : start + 3]), start + 3
+            end += words[end : end + 1] in (["0"], ["1"])  # whether ghosts are centers is of no concern here
+        else:
+            end += 1
+            while words[end : end + 1] and words[end] in MLFFD_OPTIONS:
+                options[words[end]] = "".join(words[end + 1 : end + 2])
+                end += 2
+        if not in_hybrid and end < len(words):
+            raise ConfigError(f"--fix external does not know {words[end]!r} of pair_style {words[start]}")
+        replaced = [*words[:start], "zero", "1.0", "full", *words[end:]]
+        return cls(words[start], file, options, in_hybrid, replaced)
 
 
 def run(
@@ -202,7 +232,7 @@ def check_lines(path: Path, lines: list[Line]) -> None:
             raise refused(path, line, "fix external has no forces for run_style respa")
         for label in re.findall(r"\bjump\s+SELF\s+([^\s\"']+)", line.code):
             if labels.get(label, piece) != piece:
-                raise refused(path, line, f"the jump to {label} leads across a pair_style or pair_coeff")
+                raise refused(path, line, f"the jump to {label} leads across a line of {' or '.join(OWN)}")
 
 
 def refused(path: Path, line: Line, why: str) -> ConfigError:
@@ -214,7 +244,8 @@ class InputRun:
 
     def __init__(self, instance: LammpsInstance, path: Path, lines: list[Line], student: str | None):
         self.instance, self.path, self.lines, self.student = instance, path, lines, student
-        self.wanted: Wanted | None = None  # a student whose pair_coeff is to come
+        self.wanted: Wanted | None = None  # the student of the last pair_style
+        self.attach: Callable[[], None] | None = None  # does again what pair_coeff did
 
     def run(self) -> None:
         """Raises ConfigError, BundleError, UnknownElementError, LammpsStopped."""
@@ -236,44 +267,66 @@ class InputRun:
             read_input(self.instance, f"/dev/fd/{file.fileno()}")
 
     def _do(self, line: Line, before: list[Line]) -> None:
-        """A pair_style or a pair_coeff; the lines before it have been done."""
+        """A command of OWN; the lines before it have been done."""
         words = split(expand(self.instance, line.code))
-        if line.name == "pair_style":
-            self.wanted = self._wanted(line, words)
-            if self.wanted:  # until pair_coeff LAMMPS shall know that something is missing
-                return command(self.instance, "pair_style zero 1.0 full")
-            if has_fix(self.instance):
-                command(self.instance, f"unfix {FIX}")
-        if self.wanted is None:
-            return self._read([line])
-        self._attach(line, words, before)
-        self.wanted = None
+        try:
+            if line.name == "pair_style":
+                self._set_style(line, words)
+            elif line.name == "replicate":
+                self._replicate(line, before)
+            elif self._is_of_student(words):
+                self._attach(line, words, before)
+            else:
+                self._read([line])
+        except ConfigError as error:
+            raise ConfigError(f"{self.path}, line {line.number}: {error}") from error
 
-    def _wanted(self, line: Line, words: list[str]) -> Wanted | None:
-        """None for a pair_style that is LAMMPS' own."""
-        if words[1:2] == ["mlffd"]:
-            return Wanted("mlffd", "", dict(zip(words[2::2], words[3::2])))
-        if words[1:3] == ["mliap", "unified"]:
-            return Wanted("mliap", words[3] if len(words) > 3 else "", {})
-        if words[1:2] and words[1].startswith("hybrid") and {"mliap", "mlffd"} & set(words):
-            raise refused(self.path, line, "--fix external does not run a student within pair_style hybrid")
-        return None
+    def _set_style(self, line: Line, words: list[str]) -> None:
+        self.wanted = Wanted.parse(words)
+        if self.wanted:  # without coefficients so far, so that LAMMPS refuses to run before pair_coeff
+            command(self.instance, " ".join(self.wanted.replaced))
+            return
+        if has_fix(self.instance):
+            command(self.instance, f"unfix {FIX}")
+        self._read([line])
+
+    def _is_of_student(self, words: list[str]) -> bool:
+        """Whether a pair_coeff with these words is the student's."""
+        wanted = self.wanted
+        return wanted is not None and (not wanted.in_hybrid or words[3:4] == [wanted.style])
 
     def _attach(self, line: Line, words: list[str], before: list[Line]) -> None:
         """Put the student in the place of its pair style; ``words`` are those of its pair_coeff."""
-        wanted, first = self.wanted, 4 if self.wanted.style == "mlffd" else 3
+        wanted = self.wanted
+        first = 3 + wanted.in_hybrid + (wanted.style == "mlffd")  # element
         if words[1:3] != ["*", "*"] or len(words) <= first:
-            raise refused(self.path, line, "a student takes one pair_coeff * * with an element for each type")
-        for fix in fixes_after_forces(before) if not has_fix(self.instance) else []:
-            raise refused(self.path, fix, f"fix {fix.words[3]} deals with forces: put it after pair_coeff")
-        file = words[3] if wanted.style == "mlffd" else wanted.file
-        bundle, device, dtype = self._find_student(line, file, before)
-        dtype = wanted.options.get("precision", dtype)
-        if "threads" in wanted.options:
-            os.environ.setdefault("MLFFD_THREADS", wanted.options["threads"])
-        attach_external(self.instance, load_engine(bundle, device, dtype), words[first:])
+            raise ConfigError("a student takes one pair_coeff * * with an element for each type")
+        self._check_order(before)
+        file = words[first - 1] if wanted.style == "mlffd" else wanted.file
+        bundle, device, dtype = self._find_student(file, before)
+        for option, variable in (("threads", "MLFFD_THREADS"), ("guard", "MLFFD_GUARD")):
+            if option in wanted.options:
+                os.environ.setdefault(variable, wanted.options[option])
+        engine = load_engine(bundle, device, wanted.options.get("precision", dtype))
+        self.attach = partial(attach_external, self.instance, engine, words[first:], wanted.in_hybrid)
+        self.attach()
 
-    def _find_student(self, line: Line, file: str, before: list[Line]) -> tuple[Bundle, str, str]:
+    def _replicate(self, line: Line, before: list[Line]) -> None:
+        """LAMMPS refuses to replicate with a fix that holds values of atoms, as fix external does."""
+        attached = has_fix(self.instance)
+        if attached:
+            command(self.instance, f"unfix {FIX}")
+            self._check_order(before)
+        self._read([line])
+        if attached:
+            self.attach()
+
+    def _check_order(self, before: list[Line]) -> None:
+        """Refuse a fix that would come before the student's and should not."""
+        for fix in fixes_after_forces(before) if not has_fix(self.instance) else []:
+            raise ConfigError(f"fix {fix.words[3]} of line {fix.number} deals with forces: move it below")
+
+    def _find_student(self, file: str, before: list[Line]) -> tuple[Bundle, str, str]:
         """The student, its device and its dtype: see the top of this file."""
         if self.student is not None:
             return read_bundle(self.student), "cpu", "float32"
@@ -284,7 +337,7 @@ class InputRun:
                 if output == file:
                     return read_bundle(bundle), device, dtype
         if file.endswith(".weights"):
-            raise refused(self.path, line, f"{file} is no bundle: name the student with --student BUNDLE")
+            raise ConfigError(f"{file} is no bundle: name the student with --student BUNDLE")
         return read_exported(Path(file))
 
 
