@@ -48,7 +48,7 @@ def export_weights(bundle_path_or_name: str | Path, output: Path) -> None:
     bundle = read_bundle(bundle_path_or_name)
     if bundle.student.family not in FAMILIES:
         raise ConfigError(
-            f"pair_style mlffd runs {' and '.join(FAMILIES)} students, not {bundle.student.family}: export "
+            f"pair_style mlffd runs {', '.join(FAMILIES)} students, not {bundle.student.family}: export "
             "to a file ending in .pt for pair_style mliap"
         )
     _write(output, bundle.weight_block())

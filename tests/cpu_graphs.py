@@ -130,19 +130,22 @@ def evaluate(kernel_: cpu.CpuKernel, student, graph: PairGraph, n_threads: int =
 
 
 def reference(student, graph: PairGraph) -> tuple[np.ndarray, np.ndarray]:
-    """Atomic energies (n_centers,) and dE/d(edge_vectors) of plain PyTorch in the student's dtype."""
+    """Atomic energies (n_centers,) and dE/d(edge_vectors) of plain PyTorch in the student's dtype, which gets
+    the edges within the cutoff alone."""
     numbers = torch.as_tensor(np.asarray(graph.atomic_numbers, dtype=np.int64))
-    edges = np.stack([graph.centers, graph.neighbor]).astype(np.int64)
-    energies, gradient = pair_gradient(
+    near = np.linalg.norm(graph.edge_vectors, axis=1) < student.cutoff
+    edges = np.stack([graph.centers, graph.neighbor]).astype(np.int64)[:, near]
+    gradient = np.zeros_like(graph.edge_vectors)
+    energies, gradient[near] = pair_gradient(
         student,
         Graph(
             atomic_numbers=numbers,
             edge_index=torch.as_tensor(edges),
-            edge_vectors=torch.as_tensor(graph.edge_vectors, dtype=next(student.parameters()).dtype),
+            edge_vectors=torch.as_tensor(graph.edge_vectors[near], dtype=next(student.parameters()).dtype),
             system_idx=torch.zeros_like(numbers),
             n_systems=1,
             volume=torch.full((1,), torch.nan, dtype=torch.float64),
             n_centers=graph.n_centers,
         ),
     )
-    return energies.detach().numpy(), gradient.numpy().astype(np.float64)
+    return energies.detach().numpy(), gradient

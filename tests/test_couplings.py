@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from lammps_process import read_result, run_lammps, single_point, write_lammps_data
+from plugin_process import needs, run_plugin
 from test_ipi import Talk, ask
 from test_lammps_run import (
     LENNARD_JONES,
@@ -21,6 +22,7 @@ from test_lammps_run import (
 from mlffd import Calculator
 from mlffd.bundle import write_bundle
 from mlffd.drivers.lammps_mliap import export
+from mlffd.drivers.lammps_plugin import export_weights
 from mlffd.engine import Engine
 from mlffd.students import build_student
 
@@ -31,6 +33,7 @@ PERIODIC = (
     ("liquid", "sheared"),
 )  # orthorhombic and triclinic, of noble gases and of water
 WATER = ("O", "H")
+PLUGIN = f"pair_style mlffd precision PRECISION\npair_coeff * * lj.weights {' '.join(NOBLE)}"
 VOIGT = [0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]  # LAMMPS' order
 
 
@@ -103,6 +106,27 @@ def test_lennard_jones_is_lj_cut_through_every_coupling(folder, frame):
         from_lammps(folder, f"{frame}.lj"),
     ):
         agree(answer, reference, 1e-9, energy_tolerance=1e-9, pressure_tolerance=1e-12)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_lennard_jones_is_lj_cut_through_the_plugin(ranks, tmp_path):
+    """Seen to fail when unlike pairs take the arithmetic mean, or pairs beyond the cutoff count."""
+    needs("lennard_jones")
+    write_bundle(tmp_path / "lj.mlffd", build_student(LENNARD_JONES))
+    export_weights(tmp_path / "lj.mlffd", tmp_path / "lj.weights")
+    script = ""
+    for name in PERIODIC[0]:
+        write_lammps_data(tmp_path / f"{name}.noble", noble_frames()[name], NOBLE)
+        for kind, potential in {"lj_cut": LJ_CUT, "float64": PLUGIN, "float32": PLUGIN}.items():
+            potential = potential.replace("PRECISION", kind)
+            script += single_point(f"{name}.{kind}", f"{name}.noble", noble_frames()[name], potential)
+    finished = run_plugin(script, tmp_path, ranks)
+    assert finished.status == 0, finished.output
+    for name in PERIODIC[0]:
+        reference = from_lammps(tmp_path, f"{name}.lj_cut")
+        assert abs(reference.forces).max() > 1e-2
+        agree(from_lammps(tmp_path, f"{name}.float64"), reference, 1e-9, 1e-9, 1e-12)
+        agree(from_lammps(tmp_path, f"{name}.float32"), reference, 1e-6, 1e-5, 1e-8)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-8), ("float32", 2e-4)])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from contract import TRAINED, random_box, random_student
+from contract import ALL, random_box, random_student
 from cpu_graphs import NEIGHBORS, PairGraph, kernel, random_graph, single_layer_graph, symmetric_graph
 
 from mlffd.engine import Engine
@@ -136,7 +136,7 @@ def test_a_c_program_gets_one_line_on_a_damaged_block(program, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("instructions", ["baseline", "avx2", "avx512"])
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", ALL)
 def test_address_sanitizer_finds_nothing(checked_program, name, instructions, tmp_path):
     student = random_student(name)
     for dtype in ("float32", "float64"):
@@ -150,7 +150,7 @@ def test_address_sanitizer_finds_nothing(checked_program, name, instructions, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["local", "painn"])
+@pytest.mark.parametrize("name", ["local", "painn", "lennard_jones"])
 def test_valgrind_finds_nothing(program, name, tmp_path):
     """On AVX2: valgrind knows no AVX-512. It also sees values that are used before they are set."""
     valgrind = [

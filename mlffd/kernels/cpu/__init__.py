@@ -15,7 +15,7 @@ from mlffd.graph import Exchange
 from mlffd.kernels.block import weight_block
 from mlffd.students.student import Student
 
-FAMILIES = ("local", "painn")
+FAMILIES = ("local", "painn", "lennard_jones")
 PRECISIONS = {"float32": 32, "float64": 64}
 LIBRARY = Path(__file__).parent / "libmlffd.so"  # the C interface, mlffd.h, for programs without Python
 INSTRUCTIONS = ("auto", "baseline", "avx2", "avx512")
@@ -66,7 +66,7 @@ class CpuKernel:
 
     def __init__(self, student: Student, dtype: str = "float32", instructions: str = "auto"):
         if student.family not in FAMILIES:
-            raise ConfigError(f"the CPU kernels know {' and '.join(FAMILIES)} students, not {student.family}")
+            raise ConfigError(f"the CPU kernels know {', '.join(FAMILIES)} students, not {student.family}")
         self.__setstate__((weight_block(student), dtype, instructions))
 
     def __getstate__(self) -> tuple[bytes, str, str]:

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "kernel.hpp"
+#include "lennard_jones.hpp"
 #include "local.hpp"
 #include "painn.hpp"
 
@@ -21,6 +22,10 @@ Kernel *make_kernel(const Block &block, int precision) {
   if (!strcmp(block.family(), "painn")) {
     if (single) return new PainnKernel<float>(block);
     return new PainnKernel<double>(block);
+  }
+  if (!strcmp(block.family(), "lennard_jones")) {
+    if (single) return new LennardJonesKernel<float>(block);
+    return new LennardJonesKernel<double>(block);
   }
   fail("no compiled kernel for students of the family %s", block.family());
 }
