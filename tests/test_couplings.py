@@ -110,7 +110,7 @@ def test_lennard_jones_is_lj_cut_through_every_coupling(folder, frame):
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_lennard_jones_is_lj_cut_through_the_plugin(ranks, tmp_path):
-    """Seen to fail when unlike pairs take the arithmetic mean, or pairs beyond the cutoff count."""
+    """Seen to fail when unlike pairs take the arithmetic mean of sigma."""
     needs("lennard_jones")
     write_bundle(tmp_path / "lj.mlffd", build_student(LENNARD_JONES))
     export_weights(tmp_path / "lj.mlffd", tmp_path / "lj.weights")

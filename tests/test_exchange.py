@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Messages between the atoms of ranks, which are threads here: the parts of a periodic box against the whole.
 
-Seen to fail in most cases when the reverse copies instead of adding, or does nothing; when ghosts get the row
-of another owner; when an exchange is left out where there are no edges; when rows are those before the last
-layer.
+Seen to fail when gradients stay with the ghosts, or replace those of their owners; when ghosts get the row of
+another owner; when a layer sends nothing, or the first one too much; when nobody is called where there are no
+edges; when the error of an exchange is followed by another call; when all energies of a halo count.
 """
 
 import threading
