@@ -129,6 +129,9 @@ class Doctor:
             probe = lammps_probe.probe(program, self.facts, Path(folder), self.plan.time_limit)
             self.program = probe.program
             self.checks += lammps_checks(program, self.facts, probe)
+            if not probe.runs:
+                return
+            self.say("faults that builds of LAMMPS are known for")
             self.checks += fault_checks(probe.program, self.facts, Path(folder), self.plan.time_limit)
         self._try_routes(own)
 
@@ -233,10 +236,11 @@ def lammps_checks(program: LammpsProgram, facts: LammpsFacts, probe: lammps_prob
     group = "LAMMPS"
     kind = "Python module " if program.is_module else ""
     yield Check(group, "program", "pass", f"{kind}{program.place}: {facts.release}")
-    of_note = ("ML-IAP", "PYTHON", "PLUGIN", "KOKKOS", "GPU", "KSPACE", "MOLECULE")
-    yield Check(
-        group, "packages", "pass", f"{len(facts.packages)}: {', '.join(with_and_without(of_note, facts))}"
-    )
+    yield Check(group, "packages", "pass", packages_in_words(facts))
+    if not probe.runs:
+        advice = remedy(probe.why) or f"make `{program.place} -in FILE` run, or give another with --lammps"
+        yield Check(group, "a first run", "fail", probe.why, advice)
+        return
     yield mpi_check(facts, probe)
     if "PYTHON" in facts.packages:
         yield python_check(facts, probe)
@@ -245,13 +249,17 @@ def lammps_checks(program: LammpsProgram, facts: LammpsFacts, probe: lammps_prob
     else:
         yield Check(group, "Python in LAMMPS", "skip", "not linked; only pair_style mliap needs it")
     if facts.kokkos:
-        yield Check(group, "Kokkos", "pass", f"{facts.kokkos}; the trials below run without it")
+        yield Check(group, "Kokkos", "pass", facts.kokkos)
     else:
         yield Check(group, "Kokkos", "skip", "not in this build")
 
 
-def with_and_without(packages: tuple[str, ...], facts: LammpsFacts) -> list[str]:
-    return [name if name in facts.packages else f"no {name}" for name in packages]
+def packages_in_words(facts: LammpsFacts) -> str:
+    of_note = ("ML-IAP", "PYTHON", "PLUGIN", "KOKKOS", "GPU", "KSPACE", "MOLECULE")
+    here, absent = (
+        " ".join(name for name in of_note if (name in facts.packages) == wanted) for wanted in (True, False)
+    )
+    return f"{len(facts.packages)}, among them {here or 'none of'}; without {absent or 'none'}"
 
 
 def mpi_check(facts: LammpsFacts, probe: lammps_probe.Probe) -> Check:
@@ -363,13 +371,19 @@ def trial_checks(trials: list[Trial]) -> Iterator[Check]:
 def runs_check(ours: list[Trial], trials: list[Trial]) -> Check:
     """Whether LAMMPS came to its end."""
     group = group_of(ours[0].route, ours[0].subject)
-    failed = {trial.ranks: trial.failure for trial in ours if trial.failure}
+    failed = [trial for trial in ours if trial.failure]
     if not failed:
-        seconds = " and ".join(f"{trial.seconds:.1f}" for trial in ours)
         where = ranks_in_words(trial.ranks for trial in ours)
+        seconds = ", ".join(f"{trial.seconds:.1f}" for trial in ours)
         return Check(group, "runs", "pass", f"{where}: {seconds} s")
-    finding = "; ".join(f"{ranks_in_words([ranks])}: {why}" for ranks, why in failed.items())
-    return Check(group, "runs", "fail", finding, remedy(finding) or way_out(ours, trials, set(failed)))
+    said = {why: [trial.ranks for trial in failed if trial.failure == why] for why in reasons(failed)}
+    finding = "; ".join(f"{ranks_in_words(ranks)}: {why}" for why, ranks in said.items())
+    advice = remedy(finding) or way_out(ours, trials, {trial.ranks for trial in failed})
+    return Check(group, "runs", "fail", finding, advice)
+
+
+def reasons(failed: list[Trial]) -> list[str]:
+    return list(dict.fromkeys(trial.failure for trial in failed))
 
 
 def quantity_check(quantity: str, errors: dict[int, float], ours: list[Trial], trials: list[Trial]) -> Check:
@@ -397,6 +411,7 @@ REMEDIES = {
     "No module named 'mlffd'": "the Python in this lmp is not this environment's: set PYTHONEXECUTABLE",
     "No module named 'lammps'": "install LAMMPS' Python module for the lmp (`make install-python`)",
     "lmp_firstneigh": "use pair_style mlffd, or a LAMMPS built by tools/build_lammps.py",
+    "needs interface": "mlffd's compiled kernels are older than its sources: install mlffd again",
     "mpi4py": "install mpi4py, built with LAMMPS' own MPI, in the Python of the lmp",
     "GLIBCXX": "run where the compiler's libstdc++ is as new as the one that LAMMPS was built with",
     "it hung": "if the machine was merely busy give it more time with --time-limit",
@@ -444,10 +459,12 @@ def verdict(checks: list[Check]) -> str:
 
 def table(checks: list[Check]) -> str:
     """The checks by groups, with a line of advice below each that failed."""
-    lines, width = [], max(len(check.name) for check in checks)
+    lines = []
     for group in dict.fromkeys(check.group for check in checks):
         lines += ["", group]
-        for row in (check for check in checks if check.group == group):
+        rows = [check for check in checks if check.group == group]
+        width = max(len(row.name) for row in rows)
+        for row in rows:
             lines.append(f"  {WORDS[row.status]:4}  {row.name:{width}}  {row.finding}")
             if row.advice:
                 lines.append(f"        -> {row.advice}")

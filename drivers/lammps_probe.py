@@ -73,6 +73,7 @@ class Probe:
     """What was found."""
 
     program: LammpsProgram  # with the mpiexec that starts it, and with variables that its Python needs
+    runs: bool  # whether it made a box at all
     tried_mpiexecs: tuple[str, ...]
     python: dict | None  # what ABOUT_PYTHON writes, run as a user would; None where it does not run
     python_led: dict | None  # the same, if need be, led to this environment
@@ -93,12 +94,12 @@ def probe(program: LammpsProgram, facts: LammpsFacts, folder: Path, time_limit: 
     else:
         python, finished = look(program, facts, folder, time_limit, ranks=1)
         why = why if finished.status == 0 else finished.why()
-    led = None
-    if "PYTHON" in facts.packages and not (python and python["mlffd"]):
+    led, runs = None, finished.status == 0
+    if runs and "PYTHON" in facts.packages and not (python and python["mlffd"]):
         led, _ = look(program.with_own_python(), facts, folder, time_limit, ranks=1)
         if led and led["mlffd"]:
             program = program.with_own_python()
-    return Probe(program, tuple(tried), python, led, why)
+    return Probe(program, runs, tuple(tried), python, led, why)
 
 
 def look(

@@ -142,6 +142,7 @@ class LammpsProgram:
     place: Path  # the lmp, or the folder of the module
     mpiexec: str | None = None  # for several ranks
     input_flag: tuple[str, ...] = ("-in",)  # what comes before the name of the input
+    options: tuple[str, ...] = ()  # what comes last
     environment: dict = field(default_factory=default_environment, repr=False)
 
     @property
@@ -162,7 +163,7 @@ class LammpsProgram:
     ) -> Finished:
         """Run an input, given as text, in ``folder``; limits as in ``run_limited``."""
         (folder / "in.lammps").write_text(script)
-        command = self.command([*self.input_flag, "in.lammps", "-log", "none"], ranks)
+        command = self.command([*self.input_flag, "in.lammps", "-log", "none", *self.options], ranks)
         return run_limited(command, folder, time_limit, self.environment, memory)
 
     def with_own_python(self) -> "LammpsProgram":

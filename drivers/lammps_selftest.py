@@ -7,6 +7,7 @@ its own energies under strain. All frames of all students go through one ``lmp``
 ranks, as starting one takes seconds.
 """
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -39,7 +40,7 @@ from mlffd.errors import MlffdError
 from mlffd.predict import StructurePrediction
 from mlffd.students import build_student
 
-STRAIN = 1e-4
+STRAIN = 3e-5  # of finite differences: their error is then some 1e-8
 SEED = 20261122
 SIZES = {
     "local": {"cutoff": 4.0, "n_radial": 6, "channels": 16, "hidden": [16]},
@@ -157,6 +158,16 @@ def mliap_route(program: LammpsProgram, facts: LammpsFacts, ranks: tuple[int, ..
     return Route("pair_style mliap", partial(write_mliap, suffix), partial(mliap, suffix), program, ranks)
 
 
+def kokkos_route(program: LammpsProgram, facts: LammpsFacts, ranks: tuple[int, ...]) -> Route:
+    """The same with Kokkos, whose ranks exchange messages in another way. Raises NotHere."""
+    if not facts.kokkos:
+        raise NotHere("this LAMMPS has no KOKKOS")
+    plain = mliap_route(program, facts, ranks)
+    where = ("g", "1") if {"CUDA", "HIP", "SYCL"} & set(facts.kokkos.split()) else ("t", "1")
+    words = ("-k", "on", *where, "-sf", "kk", "-pk", "kokkos", "newton", "on", "neigh", "half")
+    return replace(plain, name="pair_style mliap/kk", program=replace(program, options=words))
+
+
 def write_mliap(suffix: str, subject: Subject, folder: Path) -> None:
     for dtype in ("float64", "float32"):
         export(subject.bundle_file(folder), folder / f"{subject.name}.{dtype}.{suffix}", dtype=dtype)
@@ -200,9 +211,11 @@ def external_route(program: LammpsProgram, facts: LammpsFacts, ranks: tuple[int,
     python = Path(program.words[0]).parent / "python"
     if not python.exists():
         raise NotHere("this LAMMPS has no PYTHON, and no Python beside it that could run it as a library")
-    asked = run_limited([python, "-c", "import lammps, mlffd"], Path.cwd(), 60.0, program.environment)
+    both = [python, "-c", "import lammps, mlffd.drivers.lammps_run"]
+    with tempfile.TemporaryDirectory() as folder:  # not here, where `import` may find sources
+        asked = run_limited(both, Path(folder), 60.0, program.environment)
     if asked.status != 0:
-        raise NotHere(f"LAMMPS and mlffd are not in one environment ({asked.why()} for {python})")
+        raise NotHere(f"LAMMPS and mlffd are not in one environment ({python}: {asked.why()})")
     words = (str(python), "-m", "mlffd", "lammps", "run")
     library = replace(program, words=words, input_flag=())
     return Route("fix external", partial(write_mliap, "pt"), partial(mliap, "pt"), library, ranks)
@@ -224,7 +237,12 @@ def elements_of(subject: Subject) -> str:
     return " ".join(subject.elements)
 
 
-ROUTES = {"pair_style mliap": mliap_route, "pair_style mlffd": plugin_route, "fix external": external_route}
+ROUTES = {
+    "pair_style mliap": mliap_route,
+    "pair_style mliap/kk": kokkos_route,
+    "pair_style mlffd": plugin_route,
+    "fix external": external_route,
+}
 
 
 # ---- trials ----
@@ -240,20 +258,22 @@ class Trial:
     failure: str = ""  # why LAMMPS did not come to its end
     errors: dict[str, float] = field(default_factory=dict)  # by the names of TOLERANCES
     seconds: float = 0.0
+    hung: bool = False
 
 
 def try_route(
     route: Route, subjects: list[Subject], folder: Path, time_limit: float, say: Callable[[str], None]
 ) -> list[Trial]:
-    """Trials of all subjects on all ranks; after a run that hung no more are started.
+    """Trials of all subjects on all ranks, but no more of them once one hung or all have failed.
 
     ``subjects`` have been written to ``folder``, and so have the files of ``route``.
     """
     trials = []
     for ranks in route.ranks:
         say(f"{route.name} on {ranks} rank{'s' * (ranks > 1)}")
-        trials += try_ranks(route, subjects, ranks, folder, time_limit)
-        if any(trial.failure.startswith("it hung") for trial in trials):
+        latest = try_ranks(route, subjects, ranks, folder, time_limit)
+        trials += latest
+        if any(trial.hung for trial in latest) or all(trial.failure for trial in latest):
             break
     return trials
 
@@ -267,9 +287,9 @@ def try_ranks(
     if finished.status not in (0, None) and len(subjects) > 1:
         return [trial for one in subjects for trial in try_ranks(route, [one], ranks, folder, time_limit)]
     failure = "" if finished.status == 0 else finished.why()
-    seconds = time.monotonic() - start
+    seconds, hung = time.monotonic() - start, finished.status is None
     return [
-        Trial(route.name, one.name, ranks, failure, errors_of(route, one, ranks, folder), seconds)
+        Trial(route.name, one.name, ranks, failure, errors_of(route, one, ranks, folder), seconds, hung)
         for one in subjects
     ]
 
