@@ -142,7 +142,9 @@ class Engine:
         """Predictions from arrays of all structures; ``volumes`` as in ``Graph``."""
         csr = edges.first_atom, edges.first_edge, edges.neighbor
         vectors = cpu.edge_vectors(*csr, edges.cell_shifts, positions, cells)
-        energies, gradient = self._evaluate_on_cpu(species_idx, *csr[1:], vectors, symmetric=True)
+        energies, gradient = self.kernel.evaluate(
+            species_idx, *csr[1:], vectors, symmetric=True, n_threads=torch.get_num_threads()
+        )
         forces, virials = cpu.sum_forces(*csr, vectors, gradient)
         stresses = -virials / volumes[:, None, None]
         ends = edges.first_atom.tolist()
@@ -159,19 +161,6 @@ class Engine:
         if (index < 0).any():
             check_species(np.asarray(atomic_numbers).tolist(), self.species)
         return index
-
-    def _evaluate_on_cpu(
-        self, species_idx, first_edge, neighbor, edge_vectors, symmetric=False, exchange=None
-    ):
-        return self.kernel.evaluate(
-            species_idx,
-            first_edge,
-            neighbor,
-            edge_vectors,
-            symmetric,
-            n_threads=torch.get_num_threads(),
-            exchange=exchange,
-        )
 
     def evaluate_pairs(
         self,
@@ -198,8 +187,8 @@ class Engine:
             exchange: sends features of atoms between their owners and their ghosts, n_layers - 1 times there
                 and back whatever this rank has; see ``mlffd.graph.Exchange``. dE/drij is then that of the
                 energy of all ranks. Ranks that run as threads each need an engine of their own.
-            n_owned: only the first so many centers have an energy that counts. Always in plain PyTorch where
-                messages are passed.
+            n_owned: only the first so many centers have an energy that counts. This is evaluated in plain
+                PyTorch, whatever the backend.
 
         Returns:
             atomic_energies (n_centers,) or (n_owned,) in eV and dE/drij (n_pairs, 3) in eV/Å, both float64.
@@ -214,27 +203,28 @@ class Engine:
             raise ValueError("n_owned is for ghosts that are centers too: they need no exchange")
         if not np.isfinite(rij).all():
             raise NonFinitePositionsError("a distance between two atoms is not finite; did the run explode?")
-        order = np.argsort(pair_i, kind="stable") if np.any(np.diff(pair_i) < 0) else None
-        if order is not None:
-            pair_i, pair_j, rij = pair_i[order], pair_j[order], rij[order]
+        if np.any(np.diff(pair_i) < 0):
+            order = np.argsort(pair_i, kind="stable")
+            pairs, gradient = (pair_i[order], pair_j[order], rij[order]), np.empty(rij.shape)
+            energies, gradient[order] = self.evaluate_pairs(
+                atomic_numbers, *pairs, n_centers, exchange, n_owned
+            )
+            return energies, gradient
         if self.kernel is None or n_owned is not None:
             graph = self._pair_graph(atomic_numbers, pair_i, pair_j, rij, n_centers, exchange)
             energies, gradient = pair_gradient(self.student, graph, n_owned=n_owned)
             energies, gradient = array(energies), array(gradient).astype(np.float64)
         else:
-            energies, gradient = self._evaluate_on_cpu(
+            energies, gradient = self.kernel.evaluate(
                 self._species_idx(atomic_numbers),
                 first_edges(pair_i, n_centers),
                 np.ascontiguousarray(pair_j, dtype=np.int32),
                 np.ascontiguousarray(rij, dtype=np.float64),
+                n_threads=torch.get_num_threads(),
                 exchange=exchange,
             )
         if not (np.isfinite(energies).all() and np.isfinite(gradient).all()):
             raise NonFiniteResultError("energies or forces are not finite; do two atoms coincide?")
-        if order is not None:
-            unsorted = np.empty_like(gradient)
-            unsorted[order] = gradient
-            gradient = unsorted
         return energies, gradient
 
     def _pair_graph(self, atomic_numbers, pair_i, pair_j, rij, n_centers: int, exchange) -> Graph:

@@ -38,7 +38,9 @@ def test_the_structure_with_coincident_atoms_is_named(backend, place):
 class CountsThreads:
     """A kernel of so many atomic energies and pair gradients, all zero, that notes its threads."""
 
-    def evaluate(self, species_idx, first_edge, neighbor, edge_vectors, symmetric, n_threads, exchange):
+    def evaluate(
+        self, species_idx, first_edge, neighbor, edge_vectors, n_threads, symmetric=False, exchange=None
+    ):
         self.n_threads = n_threads
         return np.zeros(len(first_edge) - 1), np.zeros((len(neighbor), 3))
 

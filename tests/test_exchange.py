@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.neighborlist import neighbor_list
 from contract import assert_close, random_box, random_student
@@ -120,10 +121,16 @@ class OnDevice(Exchange):
     on_device = True
 
     def forward(self, rows) -> None:
-        super().forward(rows.numpy())
+        rows.copy_(on_host(super().forward, rows))
 
     def reverse(self, rows) -> None:
-        super().reverse(rows.numpy())
+        rows.copy_(on_host(super().reverse, rows))
+
+
+def on_host(call, rows: torch.Tensor) -> torch.Tensor:
+    copied = rows.cpu()
+    call(copied.numpy())
+    return copied
 
 
 def evaluate_parts(engines: list[Engine], parts: list[Part], kind=Exchange) -> tuple:
@@ -150,14 +157,14 @@ def evaluate_parts(engines: list[Engine], parts: list[Part], kind=Exchange) -> t
     return energies, forces, virial, exchanges
 
 
-def check(name: str, backend: str, dtype: str, rank_of_atom, n_ranks: int, box=None, kind=Exchange) -> None:
+def check(name, backend, dtype, rank_of_atom, n_ranks: int, kind=Exchange, device: str = "cpu") -> None:
     """The parts' sum is the whole in float64, and every rank has called as often as all others."""
     student = random_student(name)
     exact = Engine(student, dtype="float64", backend="reference")
-    whole = random_box(exact) if box is None else box
+    whole = random_box(exact)
     expected = exact.evaluate(whole)[0]
     parts = split(whole, exact.cutoff, np.asarray(rank_of_atom), n_ranks)
-    engines = [Engine(student, dtype=dtype, backend=backend) for _ in parts]
+    engines = [Engine(student, device, dtype, backend) for _ in parts]
     energies, forces, virial, exchanges = evaluate_parts(engines, parts, kind)
     assert_close(expected.atomic_energies, energies, BAR[dtype])
     assert_close(expected.forces, forces, BAR[dtype])
@@ -207,6 +214,14 @@ def test_ranks_with_nothing_to_say_call_all_the_same(numbers, name, backend):
 @pytest.mark.parametrize("name", N_LAYERS)
 def test_an_exchange_on_the_device_gets_tensors(name):
     check(name, "reference", "float32", *SPLITS["two"], kind=OnDevice)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", [Exchange, OnDevice])
+@pytest.mark.parametrize("name", N_LAYERS)
+def test_the_parts_of_a_box_are_the_box_on_a_gpu(name, kind):
+    for ranks in ("one", "two"):
+        check(name, "reference", "float32", *SPLITS[ranks], kind, device="cuda")
 
 
 class Broken(Exchange):
