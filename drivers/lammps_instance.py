@@ -13,7 +13,7 @@ finds nothing (no /proc, or another layout of classes), two lines in the input h
 import ctypes
 import os
 import struct
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -155,10 +155,16 @@ def instance_behind(mliap_data) -> LammpsInstance | None:
         return None
     for address in (_address_in(mliap_data), _handed_over):
         if address:
-            instance = LammpsInstance(address, library)
+            instance = _instance_at(address, library)
             if (instance.n_local, instance.n_all) == (mliap_data.nlocal, mliap_data.ntotal):
                 return instance
     return None
+
+
+@lru_cache(maxsize=4)
+def _instance_at(address: int, library: ctypes.CDLL) -> LammpsInstance:
+    """What an instance keeps is the same for all of a build; all else it asks LAMMPS for anew."""
+    return LammpsInstance(address, library)
 
 
 @cache
