@@ -82,7 +82,7 @@ class Guard:
         self.n_checked = self.n_flagged = self.n_written = 0
         self._last_step, self._n_skipped = None, 0
         self._first = self._worst = Flag(0.0, "", "")
-        self._rank = 0
+        self._rank, self._has_joined = 0, False
         if self.settings.policy != "off":
             atexit.register(self.summarize)
 
@@ -111,12 +111,13 @@ class Guard:
         Raises:
             GuardError: the policy is ``stop`` and something was flagged; on all ranks alike.
         """
+        if not self._has_joined:
+            self._join(instance)
         step = None if instance is None else instance.step()
         if self.settings.policy == "off" or not self._is_due(step):
             return
         self.n_checked += 1
         communicator = None if instance is None else instance.communicator()
-        self._rank = 0 if communicator is None else communicator.Get_rank()
         found = self.limits.worst(atomic_numbers, pair_i, pair_j, rij, pair_gradient)
         if not _anywhere(found is not None, communicator):
             return
@@ -136,6 +137,14 @@ class Guard:
         if self.n_flagged:
             line += f"; first at {self._first.where}; worst at {self._worst}"
         return line + (f"; {self.n_written} frames in {self.settings.file}" if self.n_written else "")
+
+    def _join(self, instance: LammpsInstance | None) -> None:
+        """Let all ranks do as the first one: others may lack the variables. COLLECTIVE."""
+        self._has_joined = True
+        communicator = None if instance is None else instance.communicator()
+        if communicator is not None:
+            self._rank = communicator.Get_rank()
+            self.settings = communicator.bcast(self.settings)
 
     def _is_due(self, step: int | None) -> bool:
         """Whether to look; the same on all ranks."""
@@ -180,7 +189,8 @@ class Guard:
             return ""
         frame.info.update(step=instance.step(), guard=str(flag))
         try:
-            ase.io.write(self.settings.file, frame, format="extxyz", append=True)
+            # ASE would have all ranks take part
+            ase.io.write(self.settings.file, frame, format="extxyz", append=True, parallel=False)
         except OSError as error:
             return f"; the frame cannot be written to {self.settings.file}: {error.strerror}"
         return f"; frame in {self.settings.file}"

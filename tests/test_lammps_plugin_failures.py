@@ -83,10 +83,11 @@ def test_element_the_student_does_not_know(folder, ranks):
     assert not finished.lines("   Step")  # it ends before step 0
 
 
-@pytest.mark.parametrize("words", ["precision half", "precision", "threads 0", "threads x", "device cuda"])
+@pytest.mark.parametrize("words", ["precision half", "precision", "threads 0", "threads x", "device cuda", "guard", "guard 1"])
 def test_unknown_setting(folder, words):
     line = reason(fail(folder, 1, f"pair_style mlffd {words}\n"))
-    assert f"takes [precision float32|float64] [threads N], not '{words}'" in line
+    known = "[precision float32|float64] [threads N] [guard warn|stop|collect|off]"
+    assert f"takes {known}, not '{words}'" in line
 
 
 @pytest.mark.parametrize("elements", ["O", "O H H", ""])

@@ -72,7 +72,7 @@ void grow(std::vector<T> &values, size_t n) {
 
 }  // namespace
 
-PairMLFFD::PairMLFFD(LAMMPS *lmp) : Pair(lmp) {
+PairMLFFD::PairMLFFD(LAMMPS *lmp) : Pair(lmp), guard_(lmp) {
   single_enable = 0;
   restartinfo = 0;  // as with other many-body styles, pair_style and pair_coeff are given again
   one_coeff = 1;
@@ -91,6 +91,7 @@ void PairMLFFD::settings(int n_words, char **words) {
   precision_ = 32;
   n_threads_ = 0;
   student_.reset();  // pair_coeff has to follow once more
+  guard_.read_environment();
   if (allocated) memset(&setflag[0][0], 0, sizeof(int) * (atom->ntypes + 1) * (atom->ntypes + 1));
   for (int k = 0; k < n_words; k += 2) {
     const std::string name = words[k], value = k + 1 < n_words ? words[k + 1] : "";
@@ -98,9 +99,10 @@ void PairMLFFD::settings(int n_words, char **words) {
       precision_ = value == "float32" ? 32 : 64;
     else if (name == "threads" && utils::is_integer(value) && std::atoi(value.c_str()) > 0)
       n_threads_ = std::atoi(value.c_str());
-    else
+    else if (name != "guard" || !guard_.set_policy(value))
       error->all(
-          FLERR, "pair_style mlffd takes [precision float32|float64] [threads N], not '" + name +
+          FLERR, "pair_style mlffd takes [precision float32|float64] [threads N] "
+                 "[guard warn|stop|collect|off], not '" + name +
                      (value.empty() ? "" : " ") + value + "'");
   }
 }
@@ -114,6 +116,7 @@ void PairMLFFD::coeff(int n_words, char **words) {
   map_element2type(n_words - 3, words + 3);
   load(words[2]);
   choose_species(words[2]);
+  set_up_guard();
   provide_communication();
   introduce(words[2]);
 }
@@ -193,6 +196,13 @@ void PairMLFFD::choose_species(const std::string &file) {
   }
 }
 
+void PairMLFFD::set_up_guard() {
+  std::vector<std::string> symbols(atom->ntypes + 1, "X");  // ASE's for no element: types mapped to NULL
+  for (int type = 1; type <= atom->ntypes; ++type)
+    if (map[type] >= 0) symbols[type] = elements[map[type]];
+  guard_.watch(student_.get(), species_of_type_, symbols);
+}
+
 // LAMMPS reserves its buffers before the first step, so the widest row must be known by then.
 void PairMLFFD::provide_communication() {
   comm_forward = comm_reverse = 0;
@@ -250,6 +260,7 @@ void PairMLFFD::compute(int eflag, int vflag) {
   number_atoms();
   collect_edges();
   evaluate();
+  look_out();
   convert_units();
   double sum = add_forces();
   for (int k = 0; k < n_centers_; ++k) sum += atomic_energies_[k];
@@ -341,6 +352,12 @@ void PairMLFFD::evaluate() {
       n_threads_ ? n_threads_ : comm->nthreads, atomic_energies_.data(), gradient_.data(), message,
       sizeof message);
   if (failed) fail_alone(message);
+}
+
+void PairMLFFD::look_out() {
+  guard_.check(
+      {n_centers_, list->ilist, first_edge_.data(), neighbor_atom_.data(), edge_vectors_.data(),
+       gradient_.data()});
 }
 
 void PairMLFFD::convert_units() {

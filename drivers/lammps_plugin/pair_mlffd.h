@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// pair_style mlffd [precision float32|float64] [threads N]
+// pair_style mlffd [precision float32|float64] [threads N] [guard warn|stop|collect|off]
 // pair_coeff * * FILE.weights ELEMENT ...    one element, or NULL, for each atom type
 //
 // A student in LAMMPS without Python. The defaults are float32, with distances and sums of energies in float64
@@ -10,6 +10,8 @@
 //   the usual ghosts, one cutoff deep, are enough. On one rank it needs not even that.
 // - Energies of atoms are the student's. compute stress/atom splits the virial of an edge between its ends,
 //   centroid/stress/atom (local students) is the one for the heat flux; see tally_virial.
+// - The guard (guard.h) looks at distances and pair forces; MLFFD_GUARD... are its variables, and a word in the
+//   input goes before MLFFD_GUARD.
 // - Restart files hold no student: pair_style and pair_coeff are given again.
 #ifndef PAIR_MLFFD_H
 #define PAIR_MLFFD_H
@@ -18,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "guard.h"
 #include "mlffd.h"
 #include "pair.h"
 
@@ -55,6 +58,7 @@ class PairMLFFD : public LAMMPS_NS::Pair {
   std::string read_on_first_rank(const std::string &file);
   void load(const std::string &file);
   void choose_species(const std::string &file);
+  void set_up_guard();
   void provide_communication();
   void introduce(const std::string &file);
   void fail_together(const std::string &message);
@@ -65,6 +69,7 @@ class PairMLFFD : public LAMMPS_NS::Pair {
   void merge_images();
   void collect_edges();
   void evaluate();
+  void look_out();
   void convert_units();
   double add_forces();
   void tally_energies();
@@ -75,6 +80,7 @@ class PairMLFFD : public LAMMPS_NS::Pair {
   char *row(int atom) { return rows_.values + rows_.bytes() * size_t(row_of_atom_[atom]); }
 
   std::unique_ptr<mlffd_student, Destroy> student_;
+  Guard guard_;
   int precision_ = 32, n_threads_ = 0;  // 0: as many as LAMMPS' package omp says
   double cutoff_ = 0.0, energy_unit_ = 1.0;  // of LAMMPS per eV
   std::vector<int32_t> species_of_type_;
