@@ -6,7 +6,8 @@ reads the list each step, asks the student, and adds its forces.
 
 - :func:`fix_external`, from a ``python`` command in an input, or from ``mlffd lammps run`` where LAMMPS has
   no Python: forces, energy, virial, energies and virials of atoms. As in ``pair_style mliap``, half of a
-  pair's virial belongs to either atom.
+  pair's virial belongs to either atom. While LAMMPS minimizes it does not tell the fix whether energies of
+  atoms are wanted, so that ``compute pe/atom`` may show none then.
 - :func:`fix_python`, from a ``python`` command where LAMMPS has no ``fix external``: forces only. Potential
   energy and pressure are those of whatever else the input has, so there is no constant pressure, and LAMMPS
   does not call the fix when it minimizes.

@@ -14,7 +14,9 @@ _LOOP = re.compile(r"^Loop time of (\S+) on (\d+) procs for (\d+) steps with (\d
 _SPEED = re.compile(r"^Performance: (?:.*?, )??(\S+ (?:ns/day|timesteps/s))", re.MULTILINE)
 _PAIR_STYLE = re.compile(r"^pair_style\s+(.*)", re.MULTILINE)
 _STUDENT = re.compile(r"\bmliap\s+unified\s+(\S+)")
-_PLUGIN_STUDENT = re.compile(r"^mlffd: (\S+): elements ", re.MULTILINE)  # how pair_style mlffd introduces it
+_NAMED_STUDENT = re.compile(
+    r"^mlffd: (\S+): elements ", re.MULTILINE
+)  # as pair_style mlffd and fixes have it
 # older releases don't say which one they take: the input does
 _TIME_STEP = re.compile(r"^(?:\s*Time step\s*:|timestep)\s+([\d.eE+-]+)", re.MULTILINE)
 _UNITS = re.compile(r"^units\s+(\S+)", re.MULTILINE)
@@ -30,7 +32,7 @@ class Run:
     atoms: int
     ranks: int
     speed: str  # such as "1.043 ns/day"; empty where LAMMPS gives none
-    student: str  # file loaded by pair_style mliap or mlffd, without suffix; empty for another pair style
+    student: str  # file of pair_style mliap or mlffd, without suffix, or name; empty where there is none
     units: str
     time_step: float  # in LAMMPS' units
     thermo: dict[str, np.ndarray]  # columns (n_rows,) by LAMMPS' names
@@ -120,7 +122,8 @@ def _last(pattern: re.Pattern, text: str) -> str:
 
 def _student(text: str) -> str:
     style = _last(_PAIR_STYLE, text)
-    file = _last(_PLUGIN_STUDENT, text) if "mlffd" in style.split() else _last(_STUDENT, style)
+    named = {"mlffd", "zero"} & set(style.split())
+    file = _last(_NAMED_STUDENT, text) if named else _last(_STUDENT, style)
     return Path(file).stem
 
 

@@ -41,7 +41,7 @@ from mlffd.drivers.lammps_fix import (
 from mlffd.drivers.lammps_instance import LammpsInstance
 from mlffd.drivers.lammps_mliap import FORMAT
 from mlffd.drivers.lammps_ranks import EndsAllRanks, rank_and_size, world
-from mlffd.errors import BundleError, ConfigError
+from mlffd.errors import BundleError, ConfigError, UnknownElementError
 
 OWN = ("pair_style", "pair_coeff", "replicate")  # commands that are looked at here
 MLFFD_OPTIONS = ("precision", "threads", "guard")  # of pair_style mlffd
@@ -278,8 +278,8 @@ class InputRun:
                 self._attach(line, words, before)
             else:
                 self._read([line])
-        except ConfigError as error:
-            raise ConfigError(f"{self.path}, line {line.number}: {error}") from error
+        except (BundleError, ConfigError, UnknownElementError) as error:
+            raise type(error)(f"{self.path}, line {line.number}: {error}") from error
 
     def _set_style(self, line: Line, words: list[str]) -> None:
         self.wanted = Wanted.parse(words)
