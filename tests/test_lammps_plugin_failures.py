@@ -83,7 +83,9 @@ def test_element_the_student_does_not_know(folder, ranks):
     assert not finished.lines("   Step")  # it ends before step 0
 
 
-@pytest.mark.parametrize("words", ["precision half", "precision", "threads 0", "threads x", "device cuda", "guard", "guard 1"])
+@pytest.mark.parametrize(
+    "words", ["precision half", "precision", "threads 0", "threads x", "device cuda", "guard", "guard 1"]
+)
 def test_unknown_setting(folder, words):
     line = reason(fail(folder, 1, f"pair_style mlffd {words}\n"))
     known = "[precision float32|float64] [threads N] [guard warn|stop|collect|off]"
