@@ -161,6 +161,11 @@ def instance_behind(mliap_data) -> LammpsInstance | None:
     return None
 
 
+def library_is_visible() -> bool:
+    """Whether this process has the functions of LAMMPS' C library, as an ``lmp`` built shared has."""
+    return _own_library() is not None
+
+
 @lru_cache(maxsize=4)
 def _instance_at(address: int, library: ctypes.CDLL) -> LammpsInstance:
     """What an instance keeps is the same for all of a build; all else it asks LAMMPS for anew."""

@@ -13,7 +13,7 @@ needs no messages between ranks and several times the work.
 import numpy as np
 
 from mlffd.drivers.lammps_exchange import GhostExchange, exchange_for, halo_is_complete
-from mlffd.drivers.lammps_instance import LammpsInstance
+from mlffd.drivers.lammps_instance import LammpsInstance, library_is_visible
 from mlffd.drivers.lammps_kokkos import KokkosExchange
 from mlffd.drivers.lammps_ranks import rank_and_size
 from mlffd.engine import Engine
@@ -95,6 +95,11 @@ class Messages:
     def _why_no_exchange(self, instance: LammpsInstance | None) -> str:
         wider = f"or use flag 1 of the pair style and `comm_modify cutoff {self._halo_cutoff(instance):g}`"
         layers = f"the student passes messages in {self.engine.n_layers} layers, and "
+        if not library_is_visible():
+            return (
+                layers
+                + f"this LAMMPS was built without a shared library, which that takes: build one, {wider}"
+            )
         if instance is None:
             return layers + f"LAMMPS was not found from Python: add the lines `{HAND_OVER}`, {wider}"
         return layers + (

@@ -12,6 +12,9 @@ outlive versions of mlffd.
 | MLFFD_THREADS |                                 | threads of a rank; default OMP_NUM_THREADS, else 1 |
 
 The variables are read by ``lmp`` when it loads the file and go before what the file says.
+
+Students of one layer and students that pass messages run on any number of ranks with the pair style's flag 0;
+see lammps_messages.py for what the latter take.
 """
 
 import hashlib

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from lammps_process import read_dump, read_result, read_thermo, run_lammps, single_point, write_lammps_data
+from lammps_process import (
+    SCRIPTS,
+    read_dump,
+    read_result,
+    read_thermo,
+    run_lammps,
+    run_limited,
+    single_point,
+    write_lammps_data,
+)
 from test_lammps_run import processors, water_frames
 
 from mlffd.bundle import write_bundle
@@ -296,3 +305,21 @@ python hand_over invoke"""
     assert energy(once(folder, 2, before=hand_over)) == pytest.approx(expected, abs=1e-9)
     line = reason(once(folder, 2, before=hand_over.rpartition("\n")[0] + "\n"))
     assert "`python hand_over invoke`" in line
+
+
+def test_partitions_have_ranks_of_their_own(folder, engines):
+    """Two copies of LAMMPS on two ranks each, whose frames differ."""
+    script = ONCE.format(ranks=2, potential=potential("two"), before="variable copy world 1 2", after="")
+    atoms = frames()["liquid"]
+    (folder / "liquid.data").rename(folder / "1.data")
+    atoms.positions[0] += 0.1
+    write_lammps_data(folder / "2.data", atoms, ("O", "H"))
+    (folder / "in.copies").write_text(script.replace("liquid.data", "${copy}.data"))
+    command = [SCRIPTS / "mpiexec", "-n", "4", SCRIPTS / "lmp", "-partition", "2x2", "-in", "in.copies"]
+    finished = run_limited(command, folder, time_limit=60.0)
+    assert finished.status == 0, finished.output
+    for copy, frame in enumerate((frames()["liquid"], atoms)):
+        log = (folder / f"log.lammps.{copy}").read_text()
+        (line,) = [line for line in log.splitlines() if line.startswith("energy -")]
+        expected = engines[2].evaluate(frame)[0].energy
+        assert float(line.split()[1]) == pytest.approx(expected, abs=1e-9)

@@ -153,10 +153,14 @@ def test_messages_without_ghosts_need_no_lammps(painn_engine):
     np.testing.assert_allclose(data.f, painn_engine.evaluate([atoms])[0].forces, atol=1e-12)
 
 
-def test_messages_to_ghosts_need_lammps(painn_engine):
+@pytest.mark.parametrize(
+    ("visible", "why"), [(True, "`python hand_over invoke`"), (False, "without a shared library")]
+)
+def test_messages_to_ghosts_need_lammps(painn_engine, monkeypatch, visible, why):
     """Refused before any number; the line says what to do."""
+    monkeypatch.setattr("mlffd.drivers.lammps_messages.library_is_visible", lambda: visible)
     data = StandIn([0, 0, 1], [0, 1], [2, 2], [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], nlocal=2)
-    with pytest.raises(ConfigError, match=r"hand_over invoke.*comm_modify cutoff 10"):
+    with pytest.raises(ConfigError, match=f"2 layers.*{why}.*comm_modify cutoff 10"):
         MliapStudent(painn_engine).compute_forces(data)
     assert data.energy is None
 

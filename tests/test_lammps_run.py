@@ -152,9 +152,12 @@ def results(request, bundles, tmp_path_factory):
             ("float64", "float64.pt", ("O", "H")),
             ("float32", "float32.pkl", ("O", "H")),
             ("reversed", "float64.pt", ("H", "O")),
+            ("flagged", "float64.pt", ("O", "H")),
         ]:
-            source = f"{name}.{''.join(elements)}"
-            script += single_point(f"{name}.{result}", source, atoms, mliap(file, elements), cut)
+            source, potential = f"{name}.{''.join(elements)}", mliap(file, elements)
+            if result == "flagged":  # neighbors of ghosts, too, from which nothing comes
+                potential = potential.replace(".pt 0", ".pt 1")
+            script += single_point(f"{name}.{result}", source, atoms, potential, cut)
     argon = {"data": "solid.noble", "temperature": 60.0, "timestep": 0.01, "steps": 100}
     script += NVE.format(name="nve.lj_cut", potential=LJ_CUT, **argon)
     script += NVE.format(name="nve.lj", potential=mliap("lj.pt", NOBLE), **argon)
@@ -181,7 +184,7 @@ def test_lennard_jones_equals_lj_cut(results, frame):
         assert abs(theirs.pressure).max() > 1e-7
 
 
-@pytest.mark.parametrize("kind", ["float64", "reversed", "float32"])
+@pytest.mark.parametrize("kind", ["float64", "reversed", "flagged", "float32"])
 @pytest.mark.parametrize("frame", water_frames())
 def test_local_student_equals_the_engine(results, bundles, frame, kind):
     folder, _ = results
