@@ -246,7 +246,8 @@ class Engine:
 
 def first_edges(centers: np.ndarray, n_centers: int) -> np.ndarray:
     """Where the edges of each center begin, and where all end: (n_centers + 1,) int64; ``centers`` sorted."""
-    return np.concatenate([[0], np.cumsum(np.bincount(centers, minlength=n_centers))]).astype(np.int64)
+    # values of the same dtype: others would have all centers cast
+    return np.searchsorted(centers, np.arange(n_centers + 1, dtype=centers.dtype)).astype(np.int64)
 
 
 def kernel_for(student: Student, dtype: str, backend: str, device: torch.device) -> cpu.CpuKernel | None:
