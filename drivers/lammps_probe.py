@@ -12,6 +12,8 @@ from mlffd.drivers.lammps_program import Finished, LammpsFacts, LammpsProgram, m
 LOADS_OBJECTS = 20250612  # the first release whose ML-IAP calls torch.load with weights_only=False
 KOKKOS_FAULT = (20250910, 20251210)  # releases around lammps#4744, which #4808 mended on 15 December 2025
 
+TO_MAKE_A_BOX = 30.0  # s, and it takes one
+
 BOX = """
 units metal
 region box block 0 10 0 10 0 10
@@ -82,7 +84,7 @@ class Probe:
 
 def probe(program: LammpsProgram, facts: LammpsFacts, folder: Path, time_limit: float) -> Probe:
     """Start LAMMPS on two ranks, by each mpiexec until one does, and look into its Python."""
-    tried, why = [], ""
+    tried, why, time_limit = [], "", min(time_limit, TO_MAKE_A_BOX)
     for mpiexec in [] if facts.is_serial else mpiexecs(program):
         tried.append(mpiexec)
         candidate = replace(program, mpiexec=mpiexec)
