@@ -24,8 +24,9 @@ from mlffd.errors import BundleError
 
 KEY = "training_domain"
 # The least distance of many frames is their rarest event, and a bigger box or a longer run has rarer ones:
-# 512 water molecules came 2.6 % closer in 10 ps than those of 360 frames of 64, and all was well. A collapse
-# goes on from there to two thirds of the distance within tens of femtoseconds.
+# 512 water molecules came 2.6 % closer in 10 ps at 300 K than those of 360 frames of 64, and all was well. At
+# 500 K, beyond its training, a student let two oxygen atoms pass 0.95 of the distance 0.2 ps before the box
+# began to heat up, to 70 000 K within 0.1 ps; they passed 0.9 of it 50 fs later.
 DISTANCE_MARGIN = 0.95
 # Repulsion rises steeply: 5 % in the distance of a bond are a factor of about two in the force along it.
 PAIR_FORCE_MARGIN = 2.0

@@ -12,6 +12,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
+from fix_process import run_fix
 from lammps_process import Finished, run_lammps, write_lammps_data
 from plugin_process import needs, random_student, run_plugin
 
@@ -203,7 +204,7 @@ def write_student(folder: Path, route: str) -> None:
     """A student with random weights that says it has seen SEEN."""
     student = random_student("local")
     bundle = Bundle(student, complete_metadata(student, {KEY: SEEN}))
-    if route == "mliap":
+    if route != "plugin":
         export(write_bundle_file(folder, bundle), folder / "student.pt", dtype="float64")
     else:
         needs("local")
@@ -223,6 +224,8 @@ def potential(route: str, policy: str, **settings) -> str:
         return words + (
             f"pair_style mlffd precision float64 guard {policy}\npair_coeff * * student.weights O H"
         )
+    if route == "external":
+        return "pair_style mliap unified student.pt 0\npair_coeff * * O H"
     variables["MLFFD_GUARD"] = policy
     return (
         f'python source here "import os; os.environ.update({variables})"\n'
@@ -237,8 +240,7 @@ def simulate(folder: Path, route: str, ranks: int, *scenes: tuple[str, float, st
     for name, middle, lines in scenes:
         write_scene(folder, name, middle)
         script += SCENE.format(name=name, potential=lines, steps=steps)
-    run = run_plugin if route == "plugin" else run_lammps
-    return run(script, folder, ranks)
+    return {"mliap": run_lammps, "plugin": run_plugin, "external": run_fix}[route](script, folder, ranks)
 
 
 def is_whole(frame: Atoms, middle: float) -> None:
@@ -267,18 +269,19 @@ def flag_in(line: str) -> tuple[int, set[int], float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", [*ROUTES, "external"])
 @RANKS
-def test_stop(tmp_path, route, ranks):
+def test_stop(tmp_path, route, ranks, monkeypatch):
     """Ends with one line of what, where and how much, and the frame is the one of that step, whole.
 
     Seen to fail: frames of one rank only, atoms in the order of ranks, the origin left in, no agreement of
     ranks (hangs), a look only at the first evaluation.
     """
+    if route == "external":
+        monkeypatch.setenv("MLFFD_GUARD", "stop")
     finished = simulate(tmp_path, route, ranks, ("fall", 30.0, potential(route, "stop")))
     assert finished.status != 0
-    start = "mlffd: cannot" if route == "mliap" else "ERROR"
-    (line,) = [one for one in finished.lines(start) if "step" in one]
+    (line,) = finished.lines("ERROR" if route == "plugin" else "mlffd: cannot")
     assert "Traceback" not in finished.output
     step, tags, distance = flag_in(line)
     assert (step, tags) == (20, {7, 40})
