@@ -46,6 +46,7 @@ from mlffd.errors import ConfigError, MlffdError
 from mlffd.files import write_atomically
 from mlffd.kernels import cpu
 
+NVIDIA_DRIVER = Path("/proc/driver/nvidia")
 WORDS = {"pass": "ok", "fail": "FAIL", "skip": "skip"}
 
 
@@ -193,9 +194,8 @@ def environment_checks() -> Iterator[Check]:
 
 def cuda_check(group: str) -> Check:
     """Whether there is a GPU and plain PyTorch computes the same forces on it."""
-    has_driver = Path("/proc/driver/nvidia").exists()
     if not torch.cuda.is_available():
-        if not has_driver:
+        if not NVIDIA_DRIVER.exists():
             return Check(group, "CUDA", "skip", "no NVIDIA GPU here")
         if torch.version.cuda is None:
             return Check(group, "CUDA", "skip", "there is an NVIDIA GPU, but this PyTorch is for CPUs only")
@@ -296,15 +296,16 @@ def python_check(facts: LammpsFacts, probe: lammps_probe.Probe) -> Check:
 
 def mpi4py_check(probe: lammps_probe.Probe) -> Check:
     name = "mpi4py in LAMMPS"
-    if not probe.python:
+    python = probe.python_led or probe.python
+    if not python:
         return Check("LAMMPS", name, "skip", "Python does not run")
-    mpi4py = probe.python["mpi4py"]
+    mpi4py = python["mpi4py"]
     if not mpi4py:
         finding = "not installed: pair_style mliap runs message-passing students on one rank only"
         return Check("LAMMPS", name, "skip", finding, "`pip install mpi4py` in the Python of LAMMPS")
-    if probe.python["shares_mpi"]:
+    if python["shares_mpi"]:
         return Check("LAMMPS", name, "pass", f"{mpi4py}, with LAMMPS' own MPI")
-    finding = f"{mpi4py} has another MPI than LAMMPS: {probe.python['mpi_library'] or probe.python['error']}"
+    finding = f"{mpi4py} has another MPI than LAMMPS: {python['mpi_library'] or python['error']}"
     advice = "MPICC=<mpicc of LAMMPS' MPI> pip install --force-reinstall --no-binary mpi4py mpi4py"
     return Check("LAMMPS", name, "fail", finding, advice)
 
@@ -414,7 +415,7 @@ REMEDIES = {
     "needs interface": "mlffd's compiled kernels are older than its sources: install mlffd again",
     "mpi4py": "install mpi4py, built with LAMMPS' own MPI, in the Python of the lmp",
     "GLIBCXX": "run where the compiler's libstdc++ is as new as the one that LAMMPS was built with",
-    "it hung": "if the machine was merely busy give it more time with --time-limit",
+    "it hung": "do not use it if it hangs with a longer --time-limit as well, on a machine that is not busy",
 }
 
 

@@ -49,6 +49,10 @@ running.finalize()
 # ---- runs with a time limit ----
 
 
+# how errors begin, the most telling first
+COMPLAINTS = (r"^mlffd: cannot .*", r"^[\w.]*(?:Error|Exception): .*", r"^.*\bERROR\b.*")
+
+
 @dataclass(frozen=True)
 class Finished:
     """How a command ended and all it said, both streams in one."""
@@ -57,14 +61,16 @@ class Finished:
     output: str
 
     def why(self) -> str:
-        """One line of why a run failed: an error that it names, else the last thing it said."""
+        """One line of why a run failed: what mlffd, Python or LAMMPS called an error, else its last words."""
         lines = [line.strip() for line in self.output.splitlines() if line.strip()]
-        errors = [line for line in lines if re.search(r"\bERROR\b|Error: |^mlffd: cannot", line)]
-        said = (errors or lines or ["it said nothing"])[-1]
+        last_words = f"it last said: {lines[-1]}" if lines else "it said nothing"
         if self.status is None:
-            return f"it hung and was ended; it last said: {(lines or ['nothing'])[-1]}"
-        died = f"ended by {signal.Signals(-self.status).name}: " if -65 < self.status < 0 else ""
-        return died + said
+            return f"it hung and was ended; {last_words}"
+        if self.status < 0:
+            return f"ended by {signal.Signals(-self.status).name}; {last_words}"
+        found = (re.findall(kind, self.output, re.MULTILINE) for kind in COMPLAINTS)
+        complaints = next(filter(None, found), [last_words])
+        return complaints[-1].strip()
 
 
 def run_limited(

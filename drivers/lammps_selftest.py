@@ -140,9 +140,7 @@ class Route:
     """A way from LAMMPS to a student."""
 
     name: str
-    write: Callable[
-        [Subject, Path], None
-    ]  # the files that LAMMPS loads; raises MlffdError where there is none
+    write: Callable[[Subject, Path], None]  # what LAMMPS loads; raises MlffdError where it cannot be
     potential: Callable[[Subject, str], str]  # input lines, for a dtype
     program: LammpsProgram
     ranks: tuple[int, ...]
@@ -156,6 +154,15 @@ def mliap_route(program: LammpsProgram, facts: LammpsFacts, ranks: tuple[int, ..
         raise NotHere(f"this LAMMPS has no {' and no '.join(missing)}")
     suffix = "pt" if facts.version >= LOADS_OBJECTS else "pkl"
     return Route("pair_style mliap", partial(write_mliap, suffix), partial(mliap, suffix), program, ranks)
+
+
+def cuda_route(program: LammpsProgram, facts: LammpsFacts, ranks: tuple[int, ...]) -> Route:
+    """The same with the student on a GPU, which the ranks share. Raises NotHere."""
+    plain = mliap_route(program, facts, ranks)
+    if not torch.cuda.is_available():
+        raise NotHere("PyTorch sees no GPU")
+    on_gpu = replace(program, environment=program.environment | {"MLFFD_DEVICE": "cuda"})
+    return replace(plain, name="pair_style mliap on CUDA", program=on_gpu)
 
 
 def kokkos_route(program: LammpsProgram, facts: LammpsFacts, ranks: tuple[int, ...]) -> Route:
@@ -187,7 +194,6 @@ def plugin_route(program: LammpsProgram, facts: LammpsFacts, ranks: tuple[int, .
     except MlffdError as error:
         raise NotHere(str(error)) from error
     plugin = build_plugin(program.place)
-
     return Route("pair_style mlffd", write_weights, mlffd, program, ranks, f"plugin load {plugin}\n")
 
 
@@ -239,6 +245,7 @@ def elements_of(subject: Subject) -> str:
 
 ROUTES = {
     "pair_style mliap": mliap_route,
+    "pair_style mliap on CUDA": cuda_route,
     "pair_style mliap/kk": kokkos_route,
     "pair_style mlffd": plugin_route,
     "fix external": external_route,
@@ -286,12 +293,23 @@ def try_ranks(
     finished = run_subjects(route, subjects, ranks, folder, time_limit)
     if finished.status not in (0, None) and len(subjects) > 1:
         return [trial for one in subjects for trial in try_ranks(route, [one], ranks, folder, time_limit)]
-    failure = "" if finished.status == 0 else finished.why()
     seconds, hung = time.monotonic() - start, finished.status is None
-    return [
-        Trial(route.name, one.name, ranks, failure, errors_of(route, one, ranks, folder), seconds, hung)
-        for one in subjects
-    ]
+    trials = []
+    for one in subjects:
+        errors = errors_of(route, one, ranks, folder)
+        failure = "" if finished.status == 0 else finished.why()
+        missing = [quantity for quantity in awaited(one, ranks) if quantity not in errors]
+        if missing and not failure:
+            failure = f"it ended without an error, but did not write {', '.join(missing)}"
+        trials.append(Trial(route.name, one.name, ranks, failure, errors, seconds, hung))
+    return trials
+
+
+def awaited(subject: Subject, ranks: int) -> list[str]:
+    """Names of TOLERANCES that a run gives."""
+    absent = {"isolated atom": "alone" not in subject.frames}
+    absent["empty rank"] = "corner" not in subject.frames or ranks == 1
+    return [quantity for quantity in TOLERANCES if not absent.get(quantity)]
 
 
 def run_subjects(
@@ -305,7 +323,7 @@ def run_subjects(
 
 
 def stem(route: Route, subject: Subject, ranks: int) -> str:
-    return f"{route.name.split()[-1]}.{ranks}.{subject.name}"
+    return f"{route.name.split()[-1].replace('/', '.')}.{ranks}.{subject.name}"
 
 
 def subject_input(route: Route, subject: Subject, ranks: int) -> str:

@@ -25,6 +25,7 @@ from mlffd.bundle import write_bundle
 from mlffd.drivers import doctor, lammps_probe, lammps_selftest
 from mlffd.drivers.lammps_program import (
     COMPONENTS,
+    Finished,
     LammpsProgram,
     change_box,
     facts_from,
@@ -374,7 +375,7 @@ def test_hanging_run_is_ended_with_all_its_ranks(tmp_path):
 def test_crashing_run_is_told_by_its_last_words(tmp_path):
     lmp = fake(tmp_path, "echo 'LAMMPS (4 Jul 2026)'; echo reading; kill -SEGV $$", mpi=STUBS)
     found = diagnose(tmp_path, "--lammps", lmp)
-    assert found.row("LAMMPS", "a first run")["finding"] == "ended by SIGSEGV: reading"
+    assert found.row("LAMMPS", "a first run")["finding"] == "ended by SIGSEGV; it last said: reading"
 
 
 GRID = 'echo "  1 by 1 by 1 MPI processor grid"'
@@ -391,6 +392,29 @@ def test_failing_students_are_told_once_by_the_error(tmp_path):
     assert found.row("LAMMPS", "Python in LAMMPS")["status"] == "fail"  # it wrote nothing
     assert "serial" in found.row("LAMMPS", "MPI")["finding"]
     assert "serial" in found.row("LAMMPS", "several ranks")["finding"]
+
+
+def test_run_without_results_is_a_failure(tmp_path):
+    """It ends well, and nothing was measured: nothing may pass."""
+    found = diagnose(tmp_path, "--lammps", fake(tmp_path, GRID, mpi=STUBS))
+    for name in ("local", "painn"):
+        row = found.row(f"pair_style mliap, {name} student", "runs")
+        assert row["status"] == "fail"
+        assert "did not write energy, forces" in row["finding"]
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("start\nValueError: x\nERROR: Python failed\nLast input line: run 0", "ValueError: x"),
+        ("ERROR: Python failed (pair.cpp:7)\nLast input line: run 0", "ERROR: Python failed (pair.cpp:7)"),
+        ("mlffd: cannot load the student: y\nTypeError: x\nERROR: z", "mlffd: cannot load the student: y"),
+        ("one\ntwo\n", "it last said: two"),
+        ("", "it said nothing"),
+    ],
+)
+def test_reason_of_a_failure_is_the_most_telling_line(said, why):
+    assert Finished(1, said).why() == why
 
 
 def test_ranks_that_do_not_meet_are_found(tmp_path):
@@ -501,6 +525,31 @@ def test_kokkos_route_turns_kokkos_on(tmp_path):
         lammps_selftest.kokkos_route(lmp, facts_from(help_text()), (1,))
 
 
+def test_cuda_route_puts_students_on_the_gpu(tmp_path, monkeypatch):
+    lmp, facts = LammpsProgram(("lmp",), tmp_path), facts_from(help_text())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    route = lammps_selftest.cuda_route(lmp, facts, (1,))
+    assert route.program.environment["MLFFD_DEVICE"] == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(lammps_selftest.NotHere, match="no GPU"):
+        lammps_selftest.cuda_route(lmp, facts, (1,))
+
+
+@pytest.mark.parametrize(
+    ("driver", "built_for", "status"), [(False, "12.8", "skip"), (True, None, "skip"), (True, "12.8", "fail")]
+)
+def test_gpu_that_pytorch_does_not_see(driver, built_for, status, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    monkeypatch.setattr(doctor, "NVIDIA_DRIVER", tmp_path if driver else tmp_path / "nowhere")
+    assert doctor.cuda_check("").status == status
+
+
+@pytest.mark.gpu
+def test_gpu_computes_what_the_cpu_does():
+    assert doctor.cuda_check("").status == "pass"
+
+
 @pytest.mark.parametrize(
     ("text", "faulty"),
     [
@@ -544,6 +593,7 @@ def test_mpi4py_of_another_mpi_is_found():
     assert "Open MPI v4" in found.finding
     assert doctor.mpi4py_check(probe_of(python_inside(mpi4py=""))).status == "skip"
     assert doctor.mpi4py_check(probe_of(python_inside())).status == "pass"
+    assert doctor.mpi4py_check(probe_of(python_inside(mpi4py=""), led=python_inside())).status == "pass"
 
 
 # ---- judgement ----
