@@ -57,6 +57,7 @@ _pointer, _int, _text = ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p
 _FUNCTIONS = {  # name: (result, arguments) as in library.h
     "lammps_command": (_pointer, _pointer, _text),
     "lammps_file": (None, _pointer, _text),
+    "lammps_free": (None, _pointer),
     "lammps_has_id": (_int, _pointer, _text, _text),
     "lammps_has_error": (_int, _pointer),
     "lammps_get_last_error_message": (_int, _pointer, _text, _int),
@@ -168,7 +169,9 @@ def expand(instance: LammpsInstance, text: str) -> str:
     find = ctypes.CFUNCTYPE(_pointer, _pointer, _text)(("lammps_expand", instance.library))
     address = find(instance.pointer, text.encode())
     _check_for_error(instance)
-    return ctypes.string_at(address).decode()  # a few bytes that are not freed: it happens once a command
+    expanded = ctypes.string_at(address).decode()
+    _functions(instance.library)["lammps_free"](address)
+    return expanded
 
 
 def has_fix(instance: LammpsInstance) -> bool:
@@ -226,10 +229,11 @@ class AtomsOfLammps:
         # what is not seen may be any species: it has no neighbors, and its energy is dropped
         numbers = np.full(self.exchange.n_rows, self.engine.species[0])
         numbers[row[seen]] = atomic_numbers[seen]
-        energies, gradient = self.engine.evaluate_pairs(numbers, row[i], row[j], rij, n_local, self.exchange)
+        neighbor = row[j]  # and row[i] is i, an atom of this rank
+        energies, gradient = self.engine.evaluate_pairs(numbers, i, neighbor, rij, n_local, self.exchange)
         energies[~seen[:n_local]] = 0.0
         self.guard.check(self.instance, atomic_numbers, i, j, rij, gradient)
-        return self._answer(energies, row[i], row[j], rij, gradient, with_atomic_virials)
+        return self._answer(energies, i, neighbor, rij, gradient, with_atomic_virials)
 
     def _answer(self, energies, i, j, rij, gradient, with_atomic_virials: bool) -> Answer:
         n_rows, n_local = self.exchange.n_rows, len(energies)

@@ -231,11 +231,11 @@ variable file string local
 read_data liquid.OH
 replicate 2 1 1
 if "${steps} > 0" then "print 'STEPS ${steps}'"
-mass 1 15.999   # pair_style mlffd is not meant here
-pair_style mliap unified ${file}.pt &
-           0
+mass 1 15.999   # here pair_style mlffd is not meant
+pair_style mlffd precision &
+           ${precision}
 neighbor 0.5 bin
-pair_coeff * * O H
+pair_coeff * * ${file}.weights O H
 fix motion all nve
 timestep 0.0001
 label again
@@ -255,9 +255,11 @@ quit 7
 
 
 def test_commands_of_an_input(folder):
-    """Variables, loops, several runs, commands on several lines, atoms that multiply, a student that goes."""
-    finished = run_fix(LOOP, folder, 2, steps=2)
+    """Variables, loops, several runs, commands on several lines, atoms that multiply, a student that goes;
+    and one that the command line names."""
+    finished = run_fix(LOOP, folder, 2, options=("--student", "local.mlffd"), steps=2, precision="float64")
     assert finished.status == 7, finished.output
+    assert "cpu, float64" in finished.lines("mlffd: student: elements H O")[0]
     assert finished.lines("STEPS 2")
     assert finished.lines("AT ") == [f"AT {k}" for k in range(1, 7)]
     assert finished.lines("ATOMS 324")
@@ -289,6 +291,12 @@ def test_commands_of_an_input(folder):
             "cannot compute forces (rank",
         ),
         (
+            "pair_style mliap unified local.pt 0\npair_coeff * * O H\n"
+            "set atom 2 x 1.0 y 1.0 z 1.0\nset atom 7 x 1.1 y 1.0 z 1.0\nrun 0",
+            2,
+            "cannot compute forces (rank 0 of 2): step 0: ",
+        ),
+        (
             "pair_style mliap unified local.pt 0\npair_coeff * * O H\nrun 0\n"
             "variable nan equal 1e200*1e200-1e200*1e200\n"
             "fix motion all nve\nvelocity all set v_nan 0 0\nrun 5",
@@ -296,12 +304,12 @@ def test_commands_of_an_input(folder):
             "cannot compute forces: an atom is at no finite place",
         ),
     ],
-    ids=["unknown element", "no student", "too few elements", "coincident", "exploded"],
+    ids=["unknown element", "no student", "too few elements", "coincident", "guarded", "exploded"],
 )
 def test_bad_runs_end_with_a_line(folder, lines, ranks, message):
     """On all ranks, and without a hang. Seen to fail: a rank alone that goes on with forces of zero."""
     header = "units metal\natom_style atomic\nboundary p p p\nread_data liquid.OH\nmass 1 15.999\n"
-    finished = run_fix(header + lines, folder, ranks)
+    finished = run_fix(header + lines, folder, ranks, environment=("MLFFD_GUARD=stop",))
     assert finished.status not in (0, 7), finished.output
     assert len([line for line in finished.lines("mlffd: ") if message in line]) == 1, finished.output
     assert "Loop time" not in finished.output.partition("velocity")[2]

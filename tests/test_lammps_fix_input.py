@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: MIT
 """What ``mlffd lammps run`` makes of an input before LAMMPS sees it, and sums over pairs without kernels."""
 
+import os
 import pickle
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 from mlffd.bundle import write_bundle
-from mlffd.drivers import lammps_fix
+from mlffd.drivers import lammps_fix, lammps_run
 from mlffd.drivers.lammps_mliap import export
 from mlffd.drivers.lammps_run import (
     Wanted,
@@ -131,6 +133,35 @@ def test_nothing_in_a_file_is_executed(tmp_path):
             read_exported(file)
     with pytest.raises(BundleError, match="cannot read"):
         read_exported(tmp_path / "missing.pt")
+
+
+class OtherRanks:
+    """A LAMMPS that was built without MPI."""
+
+    __version__ = 0
+
+    def lammps(self, cmdargs):
+        return self
+
+    def extract_setting(self, name):
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("has_mpi4py", "package", "message"),
+    [
+        (False, OtherRanks(), "2 ranks need mpi4py: `pip install mpi4py`"),
+        (True, None, "cannot start LAMMPS as a library"),
+        (True, OtherRanks(), "LAMMPS does not see the 2 ranks that were started"),
+    ],
+)
+def test_what_a_user_lacks(monkeypatch, has_mpi4py, package, message):
+    monkeypatch.setattr(lammps_run, "rank_and_size", lambda: (0, 2))
+    monkeypatch.setattr(lammps_run, "load_mpi", lambda: has_mpi4py)
+    monkeypatch.setitem(sys.modules, "lammps", package)
+    monkeypatch.setenv("PATH", os.environ["PATH"])
+    with pytest.raises(ConfigError, match=message):
+        lammps_run.open_lammps([])
 
 
 def test_sums_without_compiled_kernels(monkeypatch):
