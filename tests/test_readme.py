@@ -53,3 +53,11 @@ def test_every_command_parses(line):
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"[\w/]+\.(?:py|toml|xml)\b", README))))
 def test_files_named_exist(path):
     assert any((ROOT / folder / path).exists() for folder in (".", "mlffd", "examples")), path
+
+
+def test_every_environment_variable_is_in_the_table():
+    sources = [path for room in ("mlffd", "drivers") for path in (ROOT / room).rglob("*.[ch]*pp")]
+    sources += [path for room in ("mlffd", "drivers") for path in (ROOT / room).rglob("*.py")]
+    named = {name for path in sources for name in re.findall(r"\"(MLFFD_[A-Z_]+)\"", path.read_text())}
+    table = set(re.findall(r"^\| `(MLFFD_[A-Z_]+)`", README, re.MULTILINE))
+    assert {"MLFFD_DTYPE", "MLFFD_INSTRUCTIONS"} <= named == table
