@@ -3,6 +3,7 @@
 whether it has faults that are known of upstream's sources."""
 
 import json
+import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -118,9 +119,9 @@ def look(
 
 
 def n_ranks(output: str) -> int:
-    """Ranks of the one LAMMPS that made a box; 0 where several did, each for itself, or none."""
-    grids = re.findall(r"(\d+) by (\d+) by (\d+) MPI processor grid", output)
-    return int(grids[0][0]) * int(grids[0][1]) * int(grids[0][2]) if len(grids) == 1 else 0
+    """Ranks of the first LAMMPS that made a box, 0 where none did; LAMMPS that do not meet have one each."""
+    grid = re.search(r"(\d+) by (\d+) by (\d+) MPI processor grid", output)
+    return math.prod(map(int, grid.groups())) if grid else 0
 
 
 def memory_fault(program: LammpsProgram, folder: Path, time_limit: float) -> tuple[bool | None, str]:

@@ -361,7 +361,7 @@ def find_program_nowhere():
 
 
 def test_hanging_run_is_ended_with_all_its_ranks(tmp_path):
-    """None is left behind, though mpiexec gives ranks groups of their own."""
+    """Also what a shell started: left behind where only the process itself was ended."""
     seconds = f"{600 + time.monotonic() % 100:.6f}"  # to be told from other sleepers
     lmp = fake(tmp_path, f"echo starting; sleep {seconds}")
     start = time.monotonic()
@@ -395,7 +395,7 @@ def test_failing_students_are_told_once_by_the_error(tmp_path):
 
 
 def test_run_without_results_is_a_failure(tmp_path):
-    """It ends well, and nothing was measured: nothing may pass."""
+    """It ends well, and nothing was measured: it passed as long as only its exit status counted."""
     found = diagnose(tmp_path, "--lammps", fake(tmp_path, GRID, mpi=STUBS))
     for name in ("local", "painn"):
         row = found.row(f"pair_style mliap, {name} student", "runs")
@@ -418,7 +418,7 @@ def test_reason_of_a_failure_is_the_most_telling_line(said, why):
 
 
 def test_ranks_that_do_not_meet_are_found(tmp_path):
-    """As under the mpiexec of another MPI: every rank is a LAMMPS of its own."""
+    """As under the mpiexec of another MPI: every rank is a LAMMPS of its own, and ends well."""
     lmp = fake(tmp_path, GRID, packages="MOLECULE")
     program(tmp_path, 'shift 2; "$@"; "$@"', "mpiexec")
     found = diagnose(tmp_path, "--lammps", lmp)
@@ -622,7 +622,7 @@ def test_another_route_that_passed_is_advised():
 
 @pytest.mark.parametrize("error", [np.nan, np.inf, 1e-3])
 def test_what_is_not_small_fails(error):
-    """Not a number is not below any bar."""
+    """Not a number passed where `not error > tolerance` was asked."""
     assert checks_of(trial(energy=error))["a, local student", "energy"].status == "fail"
 
 
@@ -644,7 +644,8 @@ def test_students_are_the_same_every_time_and_leave_random_numbers_alone():
 
 @pytest.mark.parametrize("family", ["local", "painn"])
 def test_students_feel_what_is_tested(family):
-    """Forces, virials, energies of atoms alone, and for message passing atoms beyond the cutoff."""
+    """Forces, virials, energies of atoms alone, and for message passing atoms beyond the cutoff; a student of
+    one layer does not feel them."""
     subject = next(subject for subject in standard_subjects() if subject.name == family)
     expected = subject.expected()
     assert np.abs(expected["bulk"].forces).max() > 0.1
