@@ -6,8 +6,8 @@ reads the list each step, asks the student, and adds its forces.
 
 - :func:`fix_external`, from a ``python`` command in an input, or from ``mlffd lammps run`` where LAMMPS has
   no Python: forces, energy, virial, energies and virials of atoms. As in ``pair_style mliap``, half of a
-  pair's virial belongs to either atom. While LAMMPS minimizes it does not tell the fix whether energies of
-  atoms are wanted, so that ``compute pe/atom`` may show none then.
+  pair's virial belongs to either atom. While LAMMPS minimizes it may not take energies of atoms from the fix;
+  a line says so where something wants them then (``compute pe/atom``).
 - :func:`fix_python`, from a ``python`` command where LAMMPS has no ``fix external``: forces only. Potential
   energy and pressure are those of whatever else the input has, so there is no constant pressure, and LAMMPS
   does not call the fix when it minimizes.
@@ -42,7 +42,7 @@ from mlffd.bundle import Bundle, read_bundle
 from mlffd.drivers.lammps_exchange import GhostExchange
 from mlffd.drivers.lammps_guard import Guard
 from mlffd.drivers.lammps_instance import LammpsInstance
-from mlffd.drivers.lammps_ranks import EndsAllRanks, threads_per_rank
+from mlffd.drivers.lammps_ranks import EndsAllRanks, rank_and_size, threads_per_rank
 from mlffd.engine import DTYPES, Engine, first_edges
 from mlffd.errors import ConfigError, MlffdError, NonFinitePositionsError, UnknownElementError
 from mlffd.kernels import cpu
@@ -52,6 +52,7 @@ ENERGY_UNITS = {"metal": 1.0, "real": 23.060549}  # of LAMMPS per eV, as LAMMPS 
 VOIGT = [0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]  # LAMMPS' order: xx yy zz xy xz yz
 NEIGHBOR_MASK = 0x1FFFFFFF  # the other bits tell of bonds
 LONGEST_MESSAGE = 2048
+MINIMIZES = 2  # what LAMMPS says of itself then
 
 _pointer, _int, _text = ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p
 _FUNCTIONS = {  # name: (result, arguments) as in library.h
@@ -59,6 +60,7 @@ _FUNCTIONS = {  # name: (result, arguments) as in library.h
     "lammps_file": (None, _pointer, _text),
     "lammps_free": (None, _pointer),
     "lammps_has_id": (_int, _pointer, _text, _text),
+    "lammps_is_running": (_int, _pointer),
     "lammps_has_error": (_int, _pointer),
     "lammps_get_last_error_message": (_int, _pointer, _text, _int),
     "lammps_flush_buffers": (None, _pointer),
@@ -211,6 +213,7 @@ class AtomsOfLammps:
         self.communicator = _communicator(instance)
         self.exchange = GhostExchange(self.communicator)
         self.guard = Guard(engine.metadata, engine.species)
+        self.has_warned = False
 
     def evaluate(self, with_atomic_virials: bool) -> Answer:
         """Ask the student about the atoms where they are now. Collective.
@@ -337,7 +340,9 @@ def _external_callback(atoms: AtomsOfLammps):
 
     def compute(_, step, n_local, tags, positions, forces) -> None:
         with EndsAllRanks("cannot compute forces", also_alone=True):
-            answer = _evaluate(atoms, _wants_atomic_virials(instance, step))
+            if _call(instance, "lammps_is_running") == MINIMIZES and _noted(instance, "eflag_atom") == step:
+                _warn_of_atomic_energies(atoms)
+            answer = _evaluate(atoms, _noted(instance, "vflag_atom") in (step, None))
             _rows(forces, n_local)[:] = answer.forces * unit
             _set(instance, "energy_global", answer.energy * unit)
             _set(instance, "virial_global", _values(answer.virial * unit))
@@ -415,10 +420,17 @@ def _communicator(instance: LammpsInstance):
     return communicator
 
 
-def _wants_atomic_virials(instance: LammpsInstance, step: int) -> bool:
-    """LAMMPS notes the step at which something next needs them; one that does not say may need them."""
-    noted = _global(instance, "vflag_atom", 1, np.int64)
-    return len(noted) == 0 or noted[0] == step
+def _noted(instance: LammpsInstance, name: str) -> int | None:
+    """The step at which LAMMPS last wanted virials or energies of atoms; None where it does not say."""
+    noted = _global(instance, name, 1, np.int64)
+    return int(noted[0]) if len(noted) else None
+
+
+def _warn_of_atomic_energies(atoms: AtomsOfLammps) -> None:
+    """Once. The flag that fix external looks at is set in runs only, and undefined before the first."""
+    if not atoms.has_warned and rank_and_size()[0] == 0:
+        print("\nmlffd: warning: while LAMMPS minimizes, compute pe/atom may miss fix external", flush=True)
+    atoms.has_warned = True
 
 
 def _global(instance: LammpsInstance, name: str, n: int, dtype=np.float64) -> np.ndarray:

@@ -61,6 +61,7 @@ unfix motion
 fix motion all npt temp 40 40 0.2 aniso 100 100 2.0
 run 300
 unfix motion
+thermo_style custom step pe etotal press pxx pxy c_stresses[*] vol
 min_modify line quadratic
 minimize 0 0 10 100
 fix relax all box/relax iso 500
@@ -123,6 +124,7 @@ def results(request, students, tmp_path_factory):
     finished = run_fix(script, folder, ranks, time_limit=400.0)
     assert finished.status == 0, finished.output
     assert "LAMMPS (22 Jul 2025" in finished.output  # the stock one
+    assert len(finished.lines("mlffd: warning: while LAMMPS minimizes, compute pe/atom")) == 1
     return folder, ranks
 
 
@@ -172,16 +174,9 @@ def test_runs_equal_those_of_lj_cut(results):
 
 
 def thermo_lines(log: Path) -> list[list[float]]:
-    """Step, energies and the rest of every line of thermodynamic output, but for atoms' energies while LAMMPS
-    minimizes, when it does not ask for them."""
-    lines = []
-    minimizing = False
-    for line in log.read_text().splitlines():
-        minimizing |= line.startswith("minimize")
-        if re.fullmatch(r"\s*\d+(\s+-?[\d.e+-]+){13}\s*", line):
-            values = [float(word) for word in line.split()]
-            lines.append(values[:6] + values[7:] if minimizing else values)
-    return lines
+    """Step, energies and the rest of every line of thermodynamic output."""
+    lines = re.findall(r"^\s*\d+(?:\s+-?[\d.e+-]+){12,13}\s*$", log.read_text(), re.MULTILINE)
+    return [[float(word) for word in line.split()] for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +299,14 @@ def test_commands_of_an_input(folder):
             "cannot compute forces: an atom is at no finite place",
         ),
     ],
-    ids=["unknown element", "no student", "too few elements", "coincident", "guarded", "exploded"],
+    ids=[
+        "unknown element",
+        "no student",
+        "too few elements",
+        "coincident",
+        "guarded",
+        "exploded",
+    ],
 )
 def test_bad_runs_end_with_a_line(folder, lines, ranks, message):
     """On all ranks, and without a hang. Seen to fail: a rank alone that goes on with forces of zero."""
