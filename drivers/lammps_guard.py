@@ -8,8 +8,9 @@
 | MLFFD_GUARD_FRAMES | ``collect`` writes so many frames at most; 100                                 |
 | MLFFD_GUARD_EVERY  | look in every n-th evaluation; 10, which costs about 1 % of a fast step  |
 
-Flagged is a pair of atoms closer, or a force along an edge larger, than training ever saw, with the margins
-of mlffd/domain.py; where the bundle does not say what that was, a pair force of 1000 eV/Å. ``warn`` says so
+Flagged is a pair of atoms closer, a force along an edge larger, or an atom with fewer or more neighbors than
+training ever saw, with the margins of mlffd/domain.py; where the bundle does not say what that was, a pair
+force of 1000 eV/Å. ``warn`` says so
 and goes on; ``stop`` ends the run with step, atom ids and value, and writes the frame; ``collect`` goes on
 and writes flagged frames for ``mlffd label``. A line at the end counts. Energies and forces that are not
 finite end every run, whatever the guard's policy (``Engine.evaluate_pairs``).
@@ -94,6 +95,7 @@ class Guard:
         pair_j: np.ndarray,
         rij: np.ndarray,
         pair_gradient: np.ndarray,
+        n_owned: int | None = None,
     ) -> None:
         """Look at an evaluation, if it is one to look at. COLLECTIVE where there is an instance: every rank
         calls it in every evaluation, also one without atoms or pairs.
@@ -107,6 +109,8 @@ class Guard:
             pair_i, pair_j: (n_pairs,) indices of such atoms (not rows of an exchange).
             rij: (n_pairs, 3) float64 in Å.
             pair_gradient: (n_pairs, 3) float64 dE/drij in eV/Å.
+            n_owned: atoms from this index on may lack neighbors here, and theirs are not counted; by default
+                as many as the instance owns, and none without an instance.
 
         Raises:
             GuardError: the policy is ``stop`` and something was flagged; on all ranks alike.
@@ -118,12 +122,14 @@ class Guard:
             return
         self.n_checked += 1
         communicator = None if instance is None else instance.communicator()
-        found = self.limits.worst(atomic_numbers, pair_i, pair_j, rij, pair_gradient)
+        if n_owned is None:
+            n_owned = 0 if instance is None else instance.n_local
+        found = self.limits.worst(atomic_numbers, pair_i, pair_j, rij, pair_gradient, n_owned)
         if not _anywhere(found is not None, communicator):
             return
         flag = None
         if found is not None:
-            flag = self._describe(found, instance, atomic_numbers, pair_i, pair_j)
+            flag = self._describe(found, instance, atomic_numbers)
         self._act(_worst_anywhere(flag, communicator), instance, atomic_numbers)
 
     def summarize(self) -> None:
@@ -156,12 +162,11 @@ class Guard:
         self._n_skipped = 0
         return True
 
-    def _describe(self, found: "Found", instance, atomic_numbers, pair_i, pair_j) -> "Flag":
+    def _describe(self, found: "Found", instance, atomic_numbers) -> "Flag":
         tags = np.arange(len(atomic_numbers)) if instance is None else instance.tags()
-        i, j = pair_i[found.pair], pair_j[found.pair]
-        first, second = (f"{chemical_symbols[atomic_numbers[k]]} {tags[k]}" for k in (i, j))
+        names = [f"{chemical_symbols[atomic_numbers[k]]} {tags[k]}" for k in found.atoms]
         where = f"step {instance.step()}" if instance else f"evaluation on rank {rank_and_size()[0]}"
-        return Flag(found.excess, where, found.sentence.format(first, second))
+        return Flag(found.excess, where, found.sentence.format(*names))
 
     def _act(self, flag: "Flag", instance, atomic_numbers) -> None:
         """Count, say, write and stop as the policy wants; on all ranks."""
@@ -210,10 +215,10 @@ class Flag:
 
 @dataclass(frozen=True)
 class Found:
-    """The pair that is farthest outside: factor, index into the pairs, words with two places for atoms."""
+    """What is farthest outside: factor, indices of atoms, words with a place for each of them."""
 
     excess: float
-    pair: int
+    atoms: tuple[int, ...]
     sentence: str
 
 
@@ -227,14 +232,19 @@ class AtomicLimits:
         self.squared = self.shortest**2
         self.largest_squared = self.squared.max()
         self.largest_pair_force = known.largest_pair_force
+        self.species = species
+        self.species_idx = np.zeros(len(chemical_symbols), dtype=np.int64)
+        self.species_idx[list(species)] = np.arange(len(species))
+        self.fewest, self.most = known.fewest, known.most
 
-    def worst(self, atomic_numbers, pair_i, pair_j, rij, pair_gradient) -> Found | None:
-        """The pair of this rank that is farthest outside, if any is. Arrays as for ``Guard.check``."""
+    def worst(self, atomic_numbers, pair_i, pair_j, rij, pair_gradient, n_owned: int) -> Found | None:
+        """What is farthest outside on this rank, if anything is. Arguments as for ``Guard.check``."""
         if len(rij) == 0:
             return None
         found = [
             self._closest(atomic_numbers, pair_i, pair_j, np.asarray(rij)),
-            self._strongest(np.asarray(pair_gradient)),
+            self._strongest(pair_i, pair_j, np.asarray(pair_gradient)),
+            self._loneliest(atomic_numbers, pair_i, pair_j, n_owned),
         ]
         return max((one for one in found if one), key=lambda one: one.excess, default=None)
 
@@ -249,12 +259,11 @@ class AtomicLimits:
         if ratio[k] <= 1.0:
             return None
         bound = self.shortest[elements][k]
+        atoms = int(pair_i[near[k]]), int(pair_j[near[k]])
         distance = f"{squared[near[k]] ** 0.5:.3f}"
-        return Found(
-            ratio[k] ** 0.5, int(near[k]), f"{{}} and {{}} are {distance} Å apart, less than {bound:.3f} Å"
-        )
+        return Found(ratio[k] ** 0.5, atoms, f"{{}} and {{}} are {distance} Å apart, less than {bound:.3f} Å")
 
-    def _strongest(self, gradient) -> Found | None:
+    def _strongest(self, pair_i, pair_j, gradient) -> Found | None:
         bound = self.largest_pair_force
         # a force beyond the bound has a component beyond a third of it, nearly
         if max(gradient.max(), -gradient.min()) < bound / 3**0.5:
@@ -264,7 +273,26 @@ class AtomicLimits:
         if size[k] <= bound:
             return None
         words = f"the force between {{}} and {{}} is {size[k]:.4g} eV/Å, more than {bound:.4g} eV/Å"
-        return Found(size[k] / bound, k, words)
+        return Found(size[k] / bound, (int(pair_i[k]), int(pair_j[k])), words)
+
+    def _loneliest(self, atomic_numbers, pair_i, pair_j, n_owned: int) -> Found | None:
+        """Of too few neighbors, or too many. One without any is left out: it may not be the student's."""
+        if n_owned == 0:
+            return None
+        n = len(self.species)
+        species_idx = self.species_idx[atomic_numbers]
+        counts = np.bincount(pair_i * n + species_idx[pair_j], minlength=n_owned * n)
+        counts = counts[: n_owned * n].reshape(n_owned, n)
+        own = species_idx[:n_owned]
+        ratio = np.maximum(self.fewest[own] / np.maximum(counts, 0.5), counts / self.most[own])
+        ratio[~counts.any(axis=1)] = 0.0
+        atom, k = np.unravel_index(np.argmax(ratio), ratio.shape)
+        if ratio[atom, k] <= 1.0:
+            return None
+        count, element = counts[atom, k], chemical_symbols[self.species[k]]
+        fewest, most = self.fewest[own[atom], k], self.most[own[atom], k]
+        bound = f"fewer than {fewest:.1f}" if count < fewest else f"more than {most:.1f}"
+        return Found(ratio[atom, k], (int(atom),), f"{{}} has {count} neighbors {element}, {bound}")
 
 
 def _squared_norms(vectors: np.ndarray) -> np.ndarray:

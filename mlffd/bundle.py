@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import numpy as np
 import safetensors.torch
 import torch
 from ase.data import atomic_numbers
@@ -44,11 +43,7 @@ class Bundle:
         Raises:
             BundleError: what its metadata says of training makes no sense.
         """
-        known = limits(self.metadata, self.student.species)
-        force = np.array(known.largest_pair_force)
-        return weight_block(
-            self.student, {"guard.shortest": known.shortest, "guard.largest_pair_force": force}
-        )
+        return weight_block(self.student, limits(self.metadata, self.student.species).arrays())
 
 
 def compact(tensor: Tensor) -> Tensor:

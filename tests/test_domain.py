@@ -40,7 +40,7 @@ def gas(seed: int) -> Atoms:
     """Neon and argon, no krypton, in a box smaller than the cutoff; no atom right beside another."""
     rng = np.random.default_rng(seed)
     grid = np.indices((2, 2, 1)).reshape(3, -1).T * [2.6, 2.4, 3.3]
-    return Atoms("NeArNeAr", grid + rng.uniform(-0.2, 0.2, grid.shape), cell=[5.2, 4.8, 3.3], pbc=True)
+    return Atoms("NeArNeNe", grid + rng.uniform(-0.2, 0.2, grid.shape), cell=[5.2, 4.8, 3.3], pbc=True)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def labels_path(tmp_path_factory):
 
 def by_brute_force(labels, student) -> dict:
     """The same entries from all images of all pairs, one by one, and forces of the engine's own path."""
-    shortest, pair_force = {}, 0.0
+    shortest, neighbors, pair_force = {}, {}, 0.0
     engine = Engine(student, dtype="float64", backend="reference")
     for atoms in labels.structures:
         images = np.indices((5, 5, 5)).reshape(3, -1).T - 2
@@ -67,10 +67,20 @@ def by_brute_force(labels, student) -> dict:
                         name = "-".join(sorted([atoms.symbols[i], atoms.symbols[j]], key=["Ne", "Ar"].index))
                         shortest[name] = min(np.linalg.norm(vector), shortest.get(name, 9.0))
         i, j, vectors = map(np.array, zip(*pairs))
+        for atom in range(len(atoms)):
+            around = [atoms.symbols[neighbor] for center, neighbor, _ in pairs if center == atom]
+            for element in ("Ne", "Ar", "Kr"):
+                name = f"{atoms.symbols[atom]}-{element}"
+                neighbors.setdefault(name, []).append(around.count(element))
         gradient = engine.evaluate_pairs(atoms.numbers, i, j, vectors, len(atoms))[1]
         pair_force = max(pair_force, np.linalg.norm(gradient, axis=1).max())
     force = max(np.linalg.norm(forces, axis=1).max() for forces in labels.forces)
-    return {"shortest_distance": shortest, "largest_pair_force": pair_force, "largest_force": force}
+    return {
+        "shortest_distance": shortest,
+        "neighbors": {name: [min(counts), max(counts)] for name, counts in neighbors.items()},
+        "largest_pair_force": pair_force,
+        "largest_force": force,
+    }
 
 
 def test_entries_are_those_of_all_pairs_of_all_frames(labels_path):
@@ -80,7 +90,10 @@ def test_entries_are_those_of_all_pairs_of_all_frames(labels_path):
     expected = by_brute_force(labels, student)
     assert set(expected["shortest_distance"]) == {"Ne-Ne", "Ne-Ar", "Ar-Ar"}
     assert found["shortest_distance"] == pytest.approx(expected.pop("shortest_distance"), rel=1e-4)
-    found.pop("shortest_distance")
+    assert found["neighbors"] == expected.pop("neighbors")
+    assert found["neighbors"]["Ne-Kr"] == [0, 0]
+    assert found["neighbors"]["Ne-Ar"] != found["neighbors"]["Ar-Ne"]
+    del found["shortest_distance"], found["neighbors"]
     assert found == pytest.approx(expected, rel=1e-4)
     assert json.loads(json.dumps(found)) == found
 
@@ -115,6 +128,9 @@ def test_limits_have_margins_and_leave_alone_what_was_never_seen():
     found = limits({KEY: domain}, (8, 1))
     np.testing.assert_allclose(found.shortest, DISTANCE_MARGIN * np.array([[2.4, 0.8], [0.8, 0.0]]))
     assert found.largest_pair_force == 7.0 * PAIR_FORCE_MARGIN
+    counts = limits({KEY: {"neighbors": {"O-H": [30, 60], "H-O": [1, 4]}}}, (8, 1))
+    np.testing.assert_allclose(counts.fewest, [[0.0, 24.0], [0.0, 0.0]])
+    np.testing.assert_allclose(counts.most, [[1e9, 72.0], [6.0, 1e9]])
     unknown = limits({}, (8, 1))
     assert (unknown.shortest == 0.0).all()
     assert unknown.largest_pair_force == EXPLOSION
@@ -125,7 +141,7 @@ def test_limits_have_margins_and_leave_alone_what_was_never_seen():
     [
         [], {"shortest_distance": [1]}, {"shortest_distance": {"H-O": "near"}},
         {"shortest_distance": {"H-O": -1.0}}, {"largest_pair_force": None},
-        {"largest_pair_force": float("nan")},
+        {"largest_pair_force": float("nan")}, {"neighbors": {"O-H": 3}}, {"neighbors": {"O-H": [3, 2]}},
     ],
 )  # fmt: skip
 def test_entries_that_make_no_sense(domain):
@@ -138,3 +154,5 @@ def test_shipped_student_says_what_it_saw():
     assert (found.shortest > [[0.8, 0.4], [0.4, 1.5]]).all()
     assert (found.shortest < [[1.2, 0.8], [0.8, 2.2]]).all()
     assert 10.0 < found.largest_pair_force < EXPLOSION
+    assert (found.fewest > [[20, 10], [20, 8]]).all()
+    assert (found.most < [[90, 45], [85, 45]]).all()

@@ -12,6 +12,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.neighborlist import neighbor_list
 from fix_process import run_fix
 from lammps_process import Finished, run_lammps, write_lammps_data
 from plugin_process import needs, random_student, run_plugin
@@ -69,6 +70,40 @@ def test_a_pair_never_seen_has_no_limit():
     guard(seen={"shortest_distance": {"O-O": 2.4}}).check(*one_pair(0.1, elements=(1, 8)))
 
 
+CROWD = {"neighbors": {"O-H": [10, 20], "H-O": [1, 5]}}  # with margins: 8 to 24, 0 to 7
+
+
+@pytest.mark.parametrize(
+    ("n_hydrogen", "message"),
+    [
+        (7, "O 0 has 7 neighbors H, fewer than 8.0"),
+        (8, None),
+        (24, None),
+        (25, "O 0 has 25 neighbors H, more than 24.0"),
+    ],
+)
+def test_numbers_of_neighbors_have_limits(n_hydrogen, message):
+    """Of owned atoms; those of ghosts are elsewhere. Seen to fail: elements the wrong way round."""
+    numbers = np.array([8] + n_hydrogen * [1])
+    i, j = np.zeros(n_hydrogen, int), np.arange(1, n_hydrogen + 1)
+    both = np.append(i, j), np.append(j, i)
+    rij = np.full((2 * n_hydrogen, 3), 2.0)
+    watching = guard(seen=CROWD)
+    watching.check(None, numbers, *both, rij, 0.1 * rij, n_owned=0)
+    if message is None:
+        return watching.check(None, numbers, *both, rij, 0.1 * rij, n_owned=1)
+    with pytest.raises(GuardError, match=message):
+        watching.check(None, numbers, *both, rij, 0.1 * rij, n_owned=1)
+
+
+def test_atoms_without_neighbors_may_not_be_the_students():
+    """In pair_style hybrid. One neighbor is another matter."""
+    pair = one_pair(2.0, elements=(8, 1, 8))
+    with pytest.raises(GuardError, match="O 0 has 1 neighbors H"):
+        guard(seen=CROWD).check(*pair, n_owned=3)
+    guard(seen=CROWD).check(*one_pair(2.0, elements=(1, 1, 8)), n_owned=3)
+
+
 def test_worst_of_several_is_named():
     """Of a long list, among pairs that are fine."""
     rng = np.random.default_rng(0)
@@ -97,6 +132,8 @@ def test_every_so_many_evaluations_and_always_the_first(capsys):
 
 class StepOnly:
     """The least of a LAMMPS: nothing but steps."""
+
+    n_local = 0
 
     def __init__(self, steps):
         self.steps = iter(steps)
@@ -200,10 +237,10 @@ def write_scene(folder: Path, name: str, middle: float) -> None:
     (folder / f"{name}.data").write_text(text.replace("0.0 40.0 xlo xhi", "-3.0 37.0 xlo xhi"))
 
 
-def write_student(folder: Path, route: str) -> None:
-    """A student with random weights that says it has seen SEEN."""
+def write_student(folder: Path, route: str, seen: dict) -> None:
+    """A student with random weights that says what it has seen."""
     student = random_student("local")
-    bundle = Bundle(student, complete_metadata(student, {KEY: SEEN}))
+    bundle = Bundle(student, complete_metadata(student, {KEY: seen}))
     if route != "plugin":
         export(write_bundle_file(folder, bundle), folder / "student.pt", dtype="float64")
     else:
@@ -233,9 +270,16 @@ def potential(route: str, policy: str, **settings) -> str:
     )
 
 
-def simulate(folder: Path, route: str, ranks: int, *scenes: tuple[str, float, str], steps=STEPS) -> Finished:
+def simulate(
+    folder: Path,
+    route: str,
+    ranks: int,
+    *scenes: tuple[str, float, str],
+    steps: int = STEPS,
+    seen: dict = SEEN,
+) -> Finished:
     """Run scenes (name, middle, potential) one after the other in one ``lmp``."""
-    write_student(folder, route)
+    write_student(folder, route, seen)
     script = ""
     for name, middle, lines in scenes:
         write_scene(folder, name, middle)
@@ -335,3 +379,22 @@ def test_a_good_run_has_no_flags(tmp_path, route):
     assert finished.status == 0, finished.output
     (line,) = [line for line in finished.output.splitlines() if "mlffd" in line and "guard" in line]
     assert line.endswith("0 of 16 evaluations flagged")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("route", ROUTES)
+@RANKS
+def test_neighbors_are_counted(tmp_path, route, ranks):
+    """The atom with the most hydrogen around it. Seen to fail: ghosts among the neighbors left out."""
+    atoms = scene(30.0)
+    i, j = neighbor_list("ij", atoms, 4.5)
+    counts = np.bincount(i[atoms.numbers[j] == 1], minlength=len(atoms))
+    counts[atoms.numbers == 1] = 0
+    seen = {"neighbors": {"O-H": [0, int(counts.max()) - 3]}}
+    assert (counts == counts.max()).sum() == 1
+    scenes = [("crowd", 30.0, potential(route, "warn"))]
+    finished = simulate(tmp_path, route, ranks, *scenes, steps=0, seen=seen)
+    assert finished.status == 0, finished.output
+    said = [line for line in finished.output.splitlines() if "mlffd" in line and "guard:" in line]
+    assert f"step 0: O {counts.argmax() + 1} has {counts.max()} neighbors H, more than" in said[0]
+    assert len(said) == 2

@@ -83,10 +83,16 @@ void Guard::watch(
   species_of_type_ = species_of_type;
   symbols_ = symbols;
   n_species_ = mlffd_n_species(student);
-  least_squares_.clear();
-  for (size_t k = 0; k < n_species_ * n_species_; ++k)
-    least_squares_.push_back(mlffd_shortest(student)[k] * mlffd_shortest(student)[k]);
-  largest_pair_force_ = mlffd_largest_pair_force(student);
+  const mlffd_limits limits = mlffd_trained_limits(student);
+  const size_t n_pairs = n_species_ * n_species_;
+  least_squares_.assign(limits.shortest, limits.shortest + n_pairs);
+  for (double &value : least_squares_) value *= value;
+  fewest_.assign(limits.fewest, limits.fewest + n_pairs);
+  most_.assign(limits.most, limits.most + n_pairs);
+  largest_pair_force_ = limits.largest_pair_force;
+  species_.assign(n_species_, "");
+  for (size_t type = 1; type < symbols.size(); ++type)
+    if (symbols[type] != "X") species_[species_of_type[type]] = symbols[type];
 }
 
 // ---- an evaluation ----
@@ -103,7 +109,7 @@ void Guard::check(const Pairs &pairs) {
   if (worst.excess > 1.0) act(found, worst.rank);
 }
 
-// Every n-th evaluation, and any that does not follow the step before it: the first of a run, frames of rerun.
+// Every n-th evaluation, and any that does not follow the step before: the first of a run, frames of rerun.
 bool Guard::is_due() {
   const bool goes_on = update->ntimestep == last_step_ + 1;
   last_step_ = update->ntimestep;
@@ -128,16 +134,36 @@ Guard::Found Guard::look(const Pairs &pairs) const {
       if (limit > distance_excess * distance) {
         distance_excess = limit / distance;
         if (distance_excess > worst.excess * worst.excess)
-          worst = {std::sqrt(distance_excess), std::sqrt(distance), std::sqrt(limit), i, j, false};
+          worst = {std::sqrt(distance_excess), std::sqrt(distance), std::sqrt(limit), i, j, DISTANCE};
       }
       if (force > force_excess * force_limit) {
         force_excess = force / force_limit;
         if (force_excess > worst.excess * worst.excess)
-          worst = {std::sqrt(force_excess), std::sqrt(force), largest_pair_force_, i, j, true};
+          worst = {std::sqrt(force_excess), std::sqrt(force), largest_pair_force_, i, j, FORCE};
       }
     }
   }
+  count_neighbors(pairs, worst);
   return worst;
+}
+
+// Atoms without any neighbor are left out, as in the routes with Python, which cannot tell whose they are.
+void Guard::count_neighbors(const Pairs &pairs, Found &worst) const {
+  std::vector<int> counts(n_species_);
+  for (int k = 0; k < pairs.n_centers; ++k) {
+    if (pairs.first_edge[k] == pairs.first_edge[k + 1]) continue;
+    std::fill(counts.begin(), counts.end(), 0);
+    for (int64_t n = pairs.first_edge[k]; n < pairs.first_edge[k + 1]; ++n)
+      ++counts[species_of_type_[atom->type[pairs.neighbor[n]]]];
+    const size_t row = n_species_ * species_of_type_[atom->type[pairs.center[k]]];
+    for (size_t s = 0; s < n_species_; ++s) {
+      const double fewest = fewest_[row + s], most = most_[row + s], count = counts[s];
+      if (count < fewest && fewest / std::max(count, 0.5) > worst.excess)
+        worst = {fewest / std::max(count, 0.5), count, fewest, pairs.center[k], int(s), NEIGHBORS};
+      if (count > most && count / most > worst.excess)
+        worst = {count / most, count, most, pairs.center[k], int(s), NEIGHBORS};
+    }
+  }
 }
 
 // What was found is that of `rank`; all ranks take part.
@@ -162,16 +188,16 @@ void Guard::act(const Found &found, int rank) {
 }
 
 std::string Guard::describe(const Found &found) const {
-  std::string atoms[2];
-  for (int k = 0; k < 2; ++k) {
-    const int atom_index = k == 0 ? found.i : found.j;
-    atoms[k] = symbols_[atom->type[atom_index]] + " " + std::to_string(atom->tag[atom_index]);
-  }
-  if (found.is_force)
-    return "the force between " + atoms[0] + " and " + atoms[1] + " is " + text("%.4g", found.value) +
-           " eV/A, more than " + text("%.4g", found.limit) + " eV/A";
-  return atoms[0] + " and " + atoms[1] + " are " + text("%.3f", found.value) + " A apart, less than " +
-         text("%.3f", found.limit) + " A";
+  const auto name = [this](int i) { return symbols_[atom->type[i]] + " " + std::to_string(atom->tag[i]); };
+  if (found.kind == NEIGHBORS)
+    return name(found.i) + " has " + text("%.0f", found.value) + " neighbors " + species_[found.j] +
+           (found.value < found.limit ? ", fewer than " : ", more than ") + text("%.1f", found.limit);
+  const std::string both = name(found.i) + " and " + name(found.j);
+  if (found.kind == FORCE)
+    return "the force between " + both + " is " + text("%.4g", found.value) + " eV/A, more than " +
+           text("%.4g", found.limit) + " eV/A";
+  return both + " are " + text("%.3f", found.value) + " A apart, less than " + text("%.3f", found.limit) +
+         " A";
 }
 
 // ---- frames ----

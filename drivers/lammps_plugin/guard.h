@@ -38,14 +38,16 @@ class Guard : protected LAMMPS_NS::Pointers {
 
  private:
   enum Policy { OFF, WARN, STOP, COLLECT };
-  struct Found {  // the pair farthest outside: by what factor, atoms, and what of it
+  enum Kind { DISTANCE, FORCE, NEIGHBORS };
+  struct Found {  // what is farthest outside: by what factor, atoms, or an atom and a species, and what of it
     double excess = 1.0, value = 0.0, limit = 0.0;
     int i = -1, j = -1;
-    bool is_force = false;
+    Kind kind = DISTANCE;
   };
 
   bool is_due();
   Found look(const Pairs &pairs) const;
+  void count_neighbors(const Pairs &pairs, Found &worst) const;
   void act(const Found &worst, int rank);
   std::string describe(const Found &found) const;
   std::string write_frame(const std::string &why);
@@ -57,8 +59,10 @@ class Guard : protected LAMMPS_NS::Pointers {
   std::string file_ = "guard.extxyz";
 
   std::vector<int32_t> species_of_type_;
-  std::vector<std::string> symbols_;
-  std::vector<double> least_squares_;  // (n_species, n_species) of distances
+  std::vector<std::string> symbols_;           // by type
+  std::vector<std::string> species_;           // symbols, by species
+  std::vector<double> least_squares_;          // (n_species, n_species) of distances
+  std::vector<double> fewest_, most_;          // (n_species, n_species) neighbors
   size_t n_species_ = 0;
   double largest_pair_force_ = 0.0;
 

@@ -6,8 +6,8 @@ Little-endian throughout. A header of 48 bytes: ``MLFFDBLK``, format (u32), numb
 an entry: name (64 bytes), offset in bytes from the start (u64), number of values (u64). Then the values, all
 float64, each array at a multiple of 64 bytes. Names and row-major order are those of the state dict; the
 numbers of the architecture are arrays named ``architecture.channels`` and so on. Arrays of other names mean
-nothing to the kernels; ``guard.shortest`` and ``guard.largest_pair_force`` are the limits of mlffd/domain.py,
-for programs that ask mlffd.h for them.
+nothing to the kernels; those named ``guard.shortest`` and so on are the limits of mlffd/domain.py, for
+programs that ask mlffd.h for them.
 """
 
 import struct

@@ -4,7 +4,7 @@
 import numpy as np
 import torch
 
-from mlffd.domain import pair_name
+from mlffd.domain import center_name, pair_name
 from mlffd.graph import Graph
 from mlffd.predict import array, pair_gradient
 from mlffd.students.student import Student
@@ -15,16 +15,20 @@ DIGITS = 5
 
 def training_domain(student: Student, frames: list[tuple[Graph, Target]]) -> dict:
     """The entry of the metadata for a student that was trained on ``frames``."""
-    shortest, pair_force, force = {}, 0.0, 0.0
+    shortest, neighbors, pair_force, force = {}, {}, 0.0, 0.0
     for graph, target in frames:
         for name, distance in shortest_distances(graph).items():
             shortest[name] = min(distance, shortest.get(name, np.inf))
+        for name, (fewest, most) in neighbor_counts(graph, student.species).items():
+            before = neighbors.get(name, (fewest, most))
+            neighbors[name] = [min(fewest, before[0]), max(most, before[1])]
         gradient = pair_gradient(student, graph)[1].detach()
         pair_force = max(pair_force, largest_norm(gradient))
         force = max(force, largest_norm(target.forces))
     domain = {"largest_pair_force": pair_force, "largest_force": force}
     domain = {name: rounded(value) for name, value in domain.items() if value > 0.0}
-    return {"shortest_distance": {name: rounded(shortest[name]) for name in sorted(shortest)}, **domain}
+    shortest = {name: rounded(shortest[name]) for name in sorted(shortest)}
+    return {"shortest_distance": shortest, "neighbors": neighbors, **domain}
 
 
 def shortest_distances(graph: Graph) -> dict[str, float]:
@@ -35,6 +39,18 @@ def shortest_distances(graph: Graph) -> dict[str, float]:
     of_kind = np.full(kinds.shape[1], np.inf)
     np.minimum.at(of_kind, kind_of_edge.ravel(), distances)
     return {pair_name(*kind): float(distance) for kind, distance in zip(kinds.T.tolist(), of_kind)}
+
+
+def neighbor_counts(graph: Graph, species: tuple[int, ...]) -> dict[str, tuple[int, int]]:
+    """The fewest and the most neighbors of an atom within the cutoff, by elements of center and neighbor."""
+    numbers, (i, j) = array(graph.atomic_numbers), array(graph.edge_index)
+    found = {}
+    for neighbor in species:
+        counts = np.bincount(i[numbers[j] == neighbor], minlength=len(numbers))
+        for center in set(species) & set(numbers.tolist()):
+            of_center = counts[numbers == center]
+            found[center_name(center, neighbor)] = int(of_center.min()), int(of_center.max())
+    return found
 
 
 def largest_norm(vectors: torch.Tensor) -> float:

@@ -22,7 +22,7 @@ struct mlffd_student {
   std::string instructions;
   std::vector<int> species;
   double cutoff = 0.0, largest_pair_force = INFINITY;
-  std::vector<double> shortest;
+  std::vector<double> shortest, fewest, most;  // (n_species, n_species)
   int n_layers = 1;
   std::mutex turn;  // kernels keep their workspace
 };
@@ -71,6 +71,12 @@ InstructionSet chosen(const char *instructions) {
   fail("%s may be auto%s, not %s", said_by.c_str(), known.c_str(), wanted.c_str());
 }
 
+std::vector<double> array_or(const Block &block, const char *name, size_t n_values, double otherwise) {
+  if (!block.has(name)) return std::vector<double>(n_values, otherwise);
+  const double *values = block.array(name, n_values);
+  return std::vector<double>(values, values + n_values);
+}
+
 void read_facts(const Block &block, mlffd_student &student) {
   const size_t n_species = block.count("species_numbers");
   if (n_species < 1 || n_species > 118) fail("the weight block has %zu species", n_species);
@@ -83,11 +89,9 @@ void read_facts(const Block &block, mlffd_student &student) {
   }
   student.cutoff = block.number("cutoff_radius");
   if (!(student.cutoff > 0.0)) fail("the cutoff is %g", student.cutoff);
-  student.shortest.assign(n_species * n_species, 0.0);
-  if (block.has("guard.shortest")) {
-    const double *shortest = block.array("guard.shortest", n_species * n_species);
-    student.shortest.assign(shortest, shortest + n_species * n_species);
-  }
+  student.shortest = array_or(block, "guard.shortest", n_species * n_species, 0.0);
+  student.fewest = array_or(block, "guard.fewest", n_species * n_species, 0.0);
+  student.most = array_or(block, "guard.most", n_species * n_species, INFINITY);
   if (block.has("guard.largest_pair_force"))
     student.largest_pair_force = block.number("guard.largest_pair_force");
   if (block.has("architecture.layers")) student.n_layers = block.integer("architecture.layers", 1, 16);
@@ -154,8 +158,9 @@ int mlffd_n_species(const mlffd_student *student) { return int(student->species.
 const int *mlffd_species(const mlffd_student *student) { return student->species.data(); }
 const char *mlffd_instructions(const mlffd_student *student) { return student->instructions.c_str(); }
 int mlffd_interface(void) { return MLFFD_INTERFACE; }
-const double *mlffd_shortest(const mlffd_student *student) { return student->shortest.data(); }
-double mlffd_largest_pair_force(const mlffd_student *student) { return student->largest_pair_force; }
+mlffd_limits mlffd_trained_limits(const mlffd_student *student) {
+  return {student->shortest.data(), student->fewest.data(), student->most.data(), student->largest_pair_force};
+}
 
 int mlffd_evaluate_pairs(
     mlffd_student *student, const mlffd_edges *edges, const mlffd_exchange *exchange, int n_threads,

@@ -59,11 +59,14 @@ const int *mlffd_species(const mlffd_student *student); /* atomic numbers, (n_sp
 const char *mlffd_instructions(const mlffd_student *student); /* the set that is used */
 int mlffd_interface(void);                              /* MLFFD_INTERFACE of the library */
 
-/* Limits of what the student was trained on, margins included: least distances in Angstrom,
- * (n_species, n_species), 0 where nothing is known; and the largest |dE/d(edge vector)| in eV/Angstrom, infinite
- * where nothing is known. evaluate_pairs does not look at them. */
-const double *mlffd_shortest(const mlffd_student *student);
-double mlffd_largest_pair_force(const mlffd_student *student);
+/* Limits of what the student was trained on, margins included; evaluate_pairs does not look at them. */
+typedef struct {
+  const double *shortest;      /* (n_species, n_species) least distances in Angstrom; 0 where nothing is known */
+  const double *fewest, *most; /* (n_species, n_species) neighbors within the cutoff, row: of the center */
+  double largest_pair_force;   /* |dE/d(edge vector)| in eV/Angstrom; infinite where nothing is known */
+} mlffd_limits;
+
+mlffd_limits mlffd_trained_limits(const mlffd_student *student);
 
 /* Energies of the centers (n_centers,) and dE/d(edge_vectors) (n_edges, 3), E their sum.
  * `exchange` may be NULL; a student that passes messages needs it where there are ghosts.
