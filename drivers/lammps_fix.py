@@ -7,7 +7,7 @@ reads the list each step, asks the student, and adds its forces.
 - :func:`fix_external`, from a ``python`` command in an input, or from ``mlffd lammps run`` where LAMMPS has
   no Python: forces, energy, virial, energies and virials of atoms. As in ``pair_style mliap``, half of a
   pair's virial belongs to either atom. While LAMMPS minimizes it may not take energies of atoms from the fix;
-  a line says so where something wants them then (``compute pe/atom``).
+  a line says so where something wants them then (``compute pe/atom``). A ``run 0`` before mends that.
 - :func:`fix_python`, from a ``python`` command where LAMMPS has no ``fix external``: forces only. Potential
   energy and pressure are those of whatever else the input has, so there is no constant pressure, and LAMMPS
   does not call the fix when it minimizes.
@@ -53,6 +53,7 @@ VOIGT = [0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]  # LAMMPS' order: xx yy zz xy xz 
 NEIGHBOR_MASK = 0x1FFFFFFF  # the other bits tell of bonds
 LONGEST_MESSAGE = 2048
 MINIMIZES = 2  # what LAMMPS says of itself then
+WHILE_MINIMIZING = "while LAMMPS minimizes, compute pe/atom may miss fix external; a run 0 before, with the same output, helps"
 
 _pointer, _int, _text = ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p
 _FUNCTIONS = {  # name: (result, arguments) as in library.h
@@ -427,9 +428,9 @@ def _noted(instance: LammpsInstance, name: str) -> int | None:
 
 
 def _warn_of_atomic_energies(atoms: AtomsOfLammps) -> None:
-    """Once. The flag that fix external looks at is set in runs only, and undefined before the first."""
+    """Once. The flag that fix external looks at is set by runs only, and undefined before the first."""
     if not atoms.has_warned and rank_and_size()[0] == 0:
-        print("\nmlffd: warning: while LAMMPS minimizes, compute pe/atom may miss fix external", flush=True)
+        print(f"\nmlffd: warning: {WHILE_MINIMIZING}", flush=True)
     atoms.has_warned = True
 
 
