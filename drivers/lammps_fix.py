@@ -30,8 +30,8 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable
+from ctypes import c_void_p
 from dataclasses import dataclass
-from functools import cache
 from itertools import combinations_with_replacement
 
 import numpy as np
@@ -42,51 +42,24 @@ from mlffd.bundle import Bundle, read_bundle
 from mlffd.drivers.lammps_exchange import GhostExchange
 from mlffd.drivers.lammps_guard import Guard
 from mlffd.drivers.lammps_instance import LammpsInstance
+from mlffd.drivers.lammps_library import FUNCTIONS, call, check_for_error, command, global_values, vectors
 from mlffd.drivers.lammps_ranks import EndsAllRanks, rank_and_size, threads_per_rank
 from mlffd.engine import DTYPES, Engine, first_edges
-from mlffd.errors import ConfigError, MlffdError, NonFinitePositionsError, UnknownElementError
+from mlffd.errors import ConfigError, NonFinitePositionsError, UnknownElementError
 from mlffd.kernels import cpu
 
 FIX = "mlffd"  # the id of the fix
 ENERGY_UNITS = {"metal": 1.0, "real": 23.060549}  # of LAMMPS per eV, as LAMMPS has it
 VOIGT = [0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]  # LAMMPS' order: xx yy zz xy xz yz
 NEIGHBOR_MASK = 0x1FFFFFFF  # the other bits tell of bonds
-LONGEST_MESSAGE = 2048
 MINIMIZES = 2  # what LAMMPS says of itself then
-WHILE_MINIMIZING = "while LAMMPS minimizes, compute pe/atom may miss fix external; a run 0 before, with the same output, helps"
+WHILE_MINIMIZING = (
+    "compute pe/atom may miss fix external in minimize; run 0 before, with the same output, helps"
+)
 
-_pointer, _int, _text = ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p
-_FUNCTIONS = {  # name: (result, arguments) as in library.h
-    "lammps_command": (_pointer, _pointer, _text),
-    "lammps_file": (None, _pointer, _text),
-    "lammps_free": (None, _pointer),
-    "lammps_has_id": (_int, _pointer, _text, _text),
-    "lammps_is_running": (_int, _pointer),
-    "lammps_has_error": (_int, _pointer),
-    "lammps_get_last_error_message": (_int, _pointer, _text, _int),
-    "lammps_flush_buffers": (None, _pointer),
-    "lammps_extract_atom": (_pointer, _pointer, _text),
-    "lammps_extract_global": (_pointer, _pointer, _text),
-    "lammps_find_pair_neighlist": (_int, _pointer, _text, _int, _int, _int),
-    "lammps_neighlist_num_elements": (_int, _pointer, _int),
-    "lammps_neighlist_element_neighbors": (None, _pointer, _int, _int, _pointer, _pointer, _pointer),
-    "lammps_set_fix_external_callback": (None, _pointer, _text, _pointer, _pointer),
-    "lammps_fix_external_set_energy_global": (None, _pointer, _text, ctypes.c_double),
-    "lammps_fix_external_set_virial_global": (None, _pointer, _text, _pointer),
-    "lammps_fix_external_set_energy_peratom": (None, _pointer, _text, _pointer),
-    "lammps_fix_external_set_virial_peratom": (None, _pointer, _text, _pointer),
-}
 # caller, step, nlocal, ids, positions, forces to fill in
-_CALLBACK = ctypes.CFUNCTYPE(None, _pointer, ctypes.c_int64, _int, _pointer, _pointer, _pointer)
+_CALLBACK = ctypes.CFUNCTYPE(None, c_void_p, ctypes.c_int64, ctypes.c_int, c_void_p, c_void_p, c_void_p)
 _callbacks: dict[int, object] = {}  # by instance: LAMMPS holds their address, Python must not forget them
-
-
-class LammpsStopped(MlffdError):
-    """LAMMPS refused a command and has said why. ``alone``: on this rank only."""
-
-    def __init__(self, message: str, alone: bool):
-        super().__init__(message)
-        self.alone = alone
 
 
 def fix_external(handle, student: str, elements: str) -> None:
@@ -139,10 +112,10 @@ def attach_external(
     command(instance, f"fix {FIX} all external pf/callback 1 1")
     command(instance, f"fix_modify {FIX} energy yes virial yes")
     _callbacks[instance.pointer] = callback = _external_callback(atoms)
-    address = ctypes.cast(callback, ctypes.c_void_p)
+    address = ctypes.cast(callback, c_void_p)
     # what comes last is handed to the callback, and must not be null
-    _call(instance, "lammps_set_fix_external_callback", FIX.encode(), address, instance.pointer)
-    _check_for_error(instance)
+    call(instance, "lammps_set_fix_external_callback", FIX.encode(), address, instance.pointer)
+    check_for_error(instance)
 
 
 def attach_python(instance: LammpsInstance, engine: Engine, elements: list[str]) -> None:
@@ -151,35 +124,6 @@ def attach_python(instance: LammpsInstance, engine: Engine, elements: list[str])
     _prepare(atoms, "fix python/invoke, forces only: no energy, no pressure, no minimize")
     sys.modules["__main__"].mlffd_post_force = _post_force(atoms)  # where LAMMPS looks for it
     command(instance, f"fix {FIX} all python/invoke 1 post_force mlffd_post_force")
-
-
-def command(instance: LammpsInstance, line: str) -> None:
-    """Give LAMMPS a line of input. Raises LammpsStopped."""
-    _call(instance, "lammps_command", line.encode())
-    _check_for_error(instance)
-
-
-def read_input(instance: LammpsInstance, path: str) -> None:
-    """Let LAMMPS read an input; the first rank opens it. Raises LammpsStopped."""
-    _call(instance, "lammps_file", path.encode())
-    _check_for_error(instance)
-
-
-def expand(instance: LammpsInstance, text: str) -> str:
-    """``text`` with the values of LAMMPS' variables in it. Raises LammpsStopped."""
-    if "$" not in text or not hasattr(instance.library, "lammps_expand"):  # not before 2025
-        return text
-    find = ctypes.CFUNCTYPE(_pointer, _pointer, _text)(("lammps_expand", instance.library))
-    address = find(instance.pointer, text.encode())
-    _check_for_error(instance)
-    expanded = ctypes.string_at(address).decode()
-    _functions(instance.library)["lammps_free"](address)
-    return expanded
-
-
-def has_fix(instance: LammpsInstance) -> bool:
-    """Whether the student's fix is defined."""
-    return bool(_call(instance, "lammps_has_id", b"fix", FIX.encode()))
 
 
 @dataclass(frozen=True)
@@ -264,12 +208,12 @@ class AtomsOfLammps:
         if not np.isfinite(positions).all():
             raise NonFinitePositionsError("an atom is at no finite place any more; did the run explode?")
         self._check_bonded_atoms_are_seen()
-        neighbor_list = _call(self.instance, "lammps_find_pair_neighlist", b"zero", 1, 0, 0)
+        neighbor_list = call(self.instance, "lammps_find_pair_neighlist", b"zero", 1, 0, 0)
         if neighbor_list < 0:
             raise ConfigError("the input has replaced the pair_style of the student: `unfix mlffd` as well")
-        n_listed = _call(self.instance, "lammps_neighlist_num_elements", neighbor_list)
+        n_listed = call(self.instance, "lammps_neighlist_num_elements", neighbor_list)
         read = cpu.lammps_pairs if cpu.is_compiled() else _read_pairs
-        address = ctypes.cast(self.instance.library.lammps_neighlist_element_neighbors, ctypes.c_void_p)
+        address = ctypes.cast(self.instance.library.lammps_neighlist_element_neighbors, c_void_p)
         i, j, rij = read(
             address.value, self.instance.pointer, neighbor_list, n_listed, positions, self.engine.cutoff
         )
@@ -284,7 +228,7 @@ class AtomsOfLammps:
         """LAMMPS leaves bonded atoms out of the list where both weights are zero, which is its default."""
         if self.instance.setting("molecule_flag") <= 0:
             return
-        weights = [_global(self.instance, name, 4) for name in ("special_lj", "special_coul")]
+        weights = [global_values(self.instance, name, 4) for name in ("special_lj", "special_coul")]
         if (np.abs(weights[0]) + np.abs(weights[1]))[1:].min() == 0.0:
             raise ConfigError(
                 "special_bonds hides bonded atoms from the student: give `special_bonds lj/coul 1 1 1`"
@@ -320,7 +264,7 @@ def _sum_by_row(n_rows: int, rows: np.ndarray, values: np.ndarray) -> np.ndarray
 
 def _read_pairs(function_address, pointer, neighbor_list, n_listed, positions, cutoff):
     """As ``cpu.lammps_pairs``, many times slower, where there is no compiled code."""
-    types = _FUNCTIONS["lammps_neighlist_element_neighbors"]
+    types = FUNCTIONS["lammps_neighlist_element_neighbors"]
     read = ctypes.CFUNCTYPE(*types)(function_address)
     atom, n_neighbors, neighbors = ctypes.c_int(), ctypes.c_int(), ctypes.POINTER(ctypes.c_int)()
     i, j = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
@@ -341,10 +285,10 @@ def _external_callback(atoms: AtomsOfLammps):
 
     def compute(_, step, n_local, tags, positions, forces) -> None:
         with EndsAllRanks("cannot compute forces", also_alone=True):
-            if _call(instance, "lammps_is_running") == MINIMIZES and _noted(instance, "eflag_atom") == step:
+            if call(instance, "lammps_is_running") == MINIMIZES and _noted(instance, "eflag_atom") == step:
                 _warn_of_atomic_energies(atoms)
             answer = _evaluate(atoms, _noted(instance, "vflag_atom") in (step, None))
-            _rows(forces, n_local)[:] = answer.forces * unit
+            vectors(forces, n_local)[:] = answer.forces * unit
             _set(instance, "energy_global", answer.energy * unit)
             _set(instance, "virial_global", _values(answer.virial * unit))
             _set(instance, "energy_peratom", _values(answer.atomic_energies * unit))
@@ -362,8 +306,8 @@ def _post_force(atoms: AtomsOfLammps) -> Callable:
     def post_force(_lmp, _vflag) -> None:
         with EndsAllRanks("cannot compute forces"):
             answer = _evaluate(atoms, with_atomic_virials=False)
-            forces = _call(atoms.instance, "lammps_extract_atom", b"f")
-            _rows(forces, len(answer.forces))[:] += answer.forces * atoms.energy_unit
+            forces = call(atoms.instance, "lammps_extract_atom", b"f")
+            vectors(forces, len(answer.forces))[:] += answer.forces * atoms.energy_unit
 
     return post_force
 
@@ -372,7 +316,7 @@ def _evaluate(atoms: AtomsOfLammps, with_atomic_virials: bool) -> Answer:
     try:
         return atoms.evaluate(with_atomic_virials)
     except BaseException:
-        _call(atoms.instance, "lammps_flush_buffers")  # the log shall tell how far it went
+        call(atoms.instance, "lammps_flush_buffers")  # the log shall tell how far it went
         raise
 
 
@@ -402,8 +346,8 @@ def _numbers_of_types(elements: list[str], species: tuple[int, ...], n_types: in
     unknown = sorted({elements[k] for k, number in enumerate(numbers) if number and number not in species})
     if unknown:
         raise UnknownElementError(
-            f"pair_coeff names {', '.join(unknown)}, but the student knows only "
-            f"{', '.join(chemical_symbols[k] for k in species)}: correct pair_coeff or use another student"
+            f"the elements of the atom types name {', '.join(unknown)}, but the student knows only "
+            f"{', '.join(chemical_symbols[k] for k in species)}: correct them or use another student"
         )
     return np.array([0, *numbers])
 
@@ -423,7 +367,7 @@ def _communicator(instance: LammpsInstance):
 
 def _noted(instance: LammpsInstance, name: str) -> int | None:
     """The step at which LAMMPS last wanted virials or energies of atoms; None where it does not say."""
-    noted = _global(instance, name, 1, np.int64)
+    noted = global_values(instance, name, 1, np.int64)
     return int(noted[0]) if len(noted) else None
 
 
@@ -434,51 +378,17 @@ def _warn_of_atomic_energies(atoms: AtomsOfLammps) -> None:
     atoms.has_warned = True
 
 
-def _global(instance: LammpsInstance, name: str, n: int, dtype=np.float64) -> np.ndarray:
-    address = _call(instance, "lammps_extract_global", name.encode())
-    if not address:
-        return np.zeros(0, dtype)
-    return np.frombuffer((ctypes.c_char * (n * np.dtype(dtype).itemsize)).from_address(address), dtype)
-
-
-def _rows(address: int, n: int) -> np.ndarray:
-    """LAMMPS' array (n, 3) from its row pointers; the rows lie one after the other."""
-    if n == 0:
-        return np.zeros((0, 3))
-    first = ctypes.c_void_p.from_address(address).value
-    return np.frombuffer((ctypes.c_double * (3 * n)).from_address(first)).reshape(n, 3)
-
-
-def _values(values: np.ndarray) -> ctypes.c_void_p:
+def _values(values: np.ndarray) -> c_void_p:
     """The address of contiguous values, which it keeps alive."""
-    return values.ctypes.data_as(ctypes.c_void_p)
+    return values.ctypes.data_as(c_void_p)
 
 
 def _set(instance: LammpsInstance, what: str, value) -> None:
-    _call(instance, f"lammps_fix_external_set_{what}", FIX.encode(), value)
-
-
-def _call(instance: LammpsInstance, name: str, *arguments):
-    return _functions(instance.library)[name](instance.pointer, *arguments)
-
-
-@cache
-def _functions(library: ctypes.CDLL) -> dict:
-    """LAMMPS' functions with their types, apart from those that LAMMPS' own module sets on ``library``."""
-    try:
-        return {name: ctypes.CFUNCTYPE(*types)((name, library)) for name, types in _FUNCTIONS.items()}
-    except AttributeError as error:
-        raise ConfigError(f"this LAMMPS is older than July 2021, or has no library: {error}") from error
-
-
-def _check_for_error(instance: LammpsInstance) -> None:
-    if not _call(instance, "lammps_has_error"):
-        return
-    message = ctypes.create_string_buffer(LONGEST_MESSAGE)
-    kind = _call(instance, "lammps_get_last_error_message", message, LONGEST_MESSAGE)
-    raise LammpsStopped(message.value.decode(errors="replace").strip(), alone=kind == 2)
+    call(instance, f"lammps_fix_external_set_{what}", FIX.encode(), value)
 
 
 def _address(handle) -> int:
-    get = ctypes.PYFUNCTYPE(_pointer, ctypes.py_object, _text)(("PyCapsule_GetPointer", ctypes.pythonapi))
+    get = ctypes.PYFUNCTYPE(c_void_p, ctypes.py_object, ctypes.c_char_p)(
+        ("PyCapsule_GetPointer", ctypes.pythonapi)
+    )
     return handle if isinstance(handle, int) else get(handle, None)

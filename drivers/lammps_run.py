@@ -28,17 +28,9 @@ from itertools import accumulate
 from pathlib import Path
 
 from mlffd.bundle import Bundle, read_bundle, read_bundle_bytes
-from mlffd.drivers.lammps_fix import (
-    FIX,
-    LammpsStopped,
-    attach_external,
-    command,
-    expand,
-    has_fix,
-    load_engine,
-    read_input,
-)
+from mlffd.drivers.lammps_fix import FIX, attach_external, load_engine
 from mlffd.drivers.lammps_instance import LammpsInstance
+from mlffd.drivers.lammps_library import LammpsStopped, command, expand, has_fix, read_input
 from mlffd.drivers.lammps_mliap import FORMAT
 from mlffd.drivers.lammps_ranks import EndsAllRanks, rank_and_size, world
 from mlffd.errors import BundleError, ConfigError, UnknownElementError
@@ -286,7 +278,7 @@ class InputRun:
         if self.wanted:  # without coefficients so far, so that LAMMPS refuses to run before pair_coeff
             command(self.instance, " ".join(self.wanted.replaced))
             return
-        if has_fix(self.instance):
+        if has_fix(self.instance, FIX):
             command(self.instance, f"unfix {FIX}")
         self._read([line])
 
@@ -313,7 +305,7 @@ class InputRun:
 
     def _replicate(self, line: Line, before: list[Line]) -> None:
         """LAMMPS refuses to replicate with a fix that holds values of atoms, as fix external does."""
-        attached = has_fix(self.instance)
+        attached = has_fix(self.instance, FIX)
         if attached:
             command(self.instance, f"unfix {FIX}")
             self._check_order(before)
@@ -323,7 +315,7 @@ class InputRun:
 
     def _check_order(self, before: list[Line]) -> None:
         """Refuse a fix that would come before the student's and should not."""
-        for fix in fixes_after_forces(before) if not has_fix(self.instance) else []:
+        for fix in fixes_after_forces(before) if not has_fix(self.instance, FIX) else []:
             raise ConfigError(f"fix {fix.words[3]} of line {fix.number} deals with forces: move it below")
 
     def _find_student(self, file: str, before: list[Line]) -> tuple[Bundle, str, str]:

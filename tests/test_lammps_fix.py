@@ -124,7 +124,7 @@ def results(request, students, tmp_path_factory):
     finished = run_fix(script, folder, ranks, time_limit=400.0)
     assert finished.status == 0, finished.output
     assert "LAMMPS (22 Jul 2025" in finished.output  # the stock one
-    assert len(finished.lines("mlffd: warning: while LAMMPS minimizes, compute pe/atom")) == 1
+    assert len(finished.lines("mlffd: warning: compute pe/atom may miss")) == 1
     return folder, ranks
 
 
@@ -267,7 +267,7 @@ def test_commands_of_an_input(folder):
         (
             "pair_style mliap unified local.pt 0\npair_coeff * * O Kr\nrun 0",
             2,
-            "pair_coeff names Kr, but the",
+            "types name Kr, but the student knows",
         ),
         (
             "pair_style mlffd\npair_coeff * * gone.mlffd O H\nrun 0",
@@ -315,6 +315,14 @@ def test_bad_runs_end_with_a_line(folder, lines, ranks, message):
     assert finished.status not in (0, 7), finished.output
     assert len([line for line in finished.lines("mlffd: ") if message in line]) == 1, finished.output
     assert "Loop time" not in finished.output.partition("velocity")[2]
+
+
+def test_a_python_command_that_is_refused(folder):
+    script = f"units metal\natom_style atomic\nread_data liquid.OH\n{by_python('local', 'O Kr')}\nrun 0"
+    finished = run_lammps(script, folder)
+    assert finished.status not in (0, 7), finished.output
+    assert finished.lines("mlffd: fix external: the elements of the atom types name Kr")
+    assert not finished.lines("Loop time")
 
 
 def test_a_command_that_lammps_refuses(folder):
