@@ -193,6 +193,10 @@ def embedded(students, tmp_path_factory):
                 potential = by_python(family, route=route)
                 cut = processors(name, 2)
                 script += single_point(f"{name}.{family}.{route}", f"{name}.OH", atoms, potential, cut)
+    # and as where the C++ code is missing
+    script += 'python source here "from mlffd.kernels import cpu; cpu.is_compiled = lambda: False"\n'
+    atoms = water_frames()["liquid"]
+    script += single_point("liquid.slow", "liquid.OH", atoms, by_python("local"))
     finished = run_lammps(script, folder, 2, time_limit=240.0)
     assert finished.status == 0, finished.output
     return folder, finished
@@ -205,6 +209,8 @@ def test_python_command_sets_up_fix_external(embedded):
         for frame in ("liquid", "corner"):
             atoms = water_frames()[frame]
             agree(read_result(folder, f"{frame}.{family}.fix_external"), expected(family, atoms), atoms, 2e-4)
+    fast, slow = (read_result(folder, f"liquid.{name}") for name in ("local.fix_external", "slow"))
+    agree(slow, fast, water_frames()["liquid"], 1e-9)
 
 
 def test_fix_python_gives_forces_only(embedded):
