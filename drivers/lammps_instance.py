@@ -100,7 +100,19 @@ class LammpsInstance:
 
     def units(self) -> str:
         """The input's unit style, such as ``metal``."""
-        return ctypes.string_at(self._call["lammps_extract_global"](self.pointer, b"units")).decode()
+        return self._text("units")
+
+    def pair_style(self) -> str:
+        """The input's pair style, without its arguments; empty where LAMMPS does not say."""
+        return self._text("pair_style")
+
+    def hides_bonded_atoms(self) -> bool:
+        """Whether ``special_bonds``, as by default, leaves atoms out of the neighbor lists of those that they
+        are bonded to."""
+        if self.setting("molecule_flag") <= 0 or self._global("nbonds", self._step_type)[0] == 0:
+            return False
+        lj, coul = (self._global(name, np.float64, 4)[1:] for name in ("special_lj", "special_coul"))
+        return bool(((lj == 0.0) & (coul == 0.0)).any())
 
     def skin(self) -> float:
         """The neighbor list's skin, in LAMMPS' unit of length."""
@@ -125,6 +137,10 @@ class LammpsInstance:
 
     def _atoms(self, name: str, dtype) -> np.ndarray:
         return _view(self._call["lammps_extract_atom"](self.pointer, name.encode()), dtype, self.n_all)
+
+    def _text(self, name: str) -> str:
+        address = self._call["lammps_extract_global"](self.pointer, name.encode())
+        return ctypes.string_at(address).decode() if address else ""
 
     def _global(self, name: str, dtype, n: int = 1) -> np.ndarray:
         return _view(self._call["lammps_extract_global"](self.pointer, name.encode()), dtype, n)

@@ -29,7 +29,7 @@ from ase.data import chemical_symbols
 
 from mlffd.bundle import mlffd_version, read_bundle, read_bundle_bytes
 from mlffd.drivers.lammps_guard import Guard
-from mlffd.drivers.lammps_instance import instance_behind
+from mlffd.drivers.lammps_instance import LammpsInstance, instance_behind
 from mlffd.drivers.lammps_kokkos import HostData
 from mlffd.drivers.lammps_messages import Messages
 from mlffd.drivers.lammps_ranks import EndsAllRanks, rank_and_size, threads_per_rank
@@ -155,6 +155,8 @@ class MliapStudent:
         with EndsAllRanks("cannot compute forces"):
             self._check_pairs_did_not_vanish(data)
             instance = instance_behind(data)
+            if instance is not None:
+                _check_settings(instance)
             frame = Frame(data)
             atomic_numbers = self._atomic_numbers(frame.elems)
             atomic_energies, pair_gradient = self.messages.evaluate(frame, atomic_numbers, instance)
@@ -196,6 +198,21 @@ class MliapStudent:
                 f"{', '.join(self.element_types[: self.n_known])}: correct pair_coeff or use another student"
             )
         return self.species[elems]
+
+
+def _check_settings(instance: LammpsInstance) -> None:
+    """Refuse what would silently be wrong; they may change from one run to the next.
+
+    Raises:
+        ConfigError: energies would not be in eV, or bonded atoms not be neighbors.
+    """
+    if instance.units() != "metal":
+        raise ConfigError(f"pair_style mliap takes students in units metal, not {instance.units()}")
+    # in pair_style hybrid the bonds may be those of other atoms; LAMMPS warns
+    if not instance.pair_style().startswith("hybrid") and instance.hides_bonded_atoms():
+        raise ConfigError(
+            "special_bonds hides bonded atoms from the student: give `special_bonds lj/coul 1 1 1`"
+        )
 
 
 class Frame:

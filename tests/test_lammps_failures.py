@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from lammps_process import Finished, run_lammps, write_lammps_data
+from plugin_process import add_bond
 
 from mlffd.bundle import write_bundle
 from mlffd.drivers.lammps_mliap import export
@@ -41,6 +42,7 @@ def folder(tmp_path_factory):
     left = 1.2 * np.indices((2, 2, 3)).reshape(3, -1).T + [5.0, 3.0, 3.0]
     atoms = Atoms("OH" * 12, np.concatenate([left, left + [20.0, 0.0, 0.0]]), cell=[40, 10, 10], pbc=True)
     write_lammps_data(folder / "clusters.data", atoms, ("O", "H"))
+    add_bond(folder / "clusters.data", folder / "bonded.data")
     text = (folder / "clusters.data").read_text()
     (folder / "nan.data").write_text(re.sub(r"^(24 \d+) \S+", r"\1 nan", text, flags=re.MULTILINE))
     student = build_student(
@@ -55,8 +57,10 @@ def folder(tmp_path_factory):
     return folder
 
 
-def fail(folder, ranks, data="clusters.data", file="good.pt", elements="O H", before="", steps=0) -> Finished:
-    script = INPUT.format(ranks=ranks, data=data, file=file, elements=elements, before=before, steps=steps)
+def fail(
+    folder, ranks, data="clusters.data", file="good.pt", elements="O H", before="", steps=0, script=INPUT
+) -> Finished:
+    script = script.format(ranks=ranks, data=data, file=file, elements=elements, before=before, steps=steps)
     finished = run_lammps(script, folder, ranks, TIME_LIMIT)
     assert finished.status != 0, finished.output
     return finished
@@ -74,6 +78,35 @@ def test_element_the_student_does_not_know(folder, ranks):
     finished = fail(folder, ranks, elements="O Si")
     assert "pair_coeff names Si, but the student knows only H, O" in reason(finished)
     assert not finished.lines("   Step")  # it ends before step 0
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("setting", "data", "before", "why"),
+    [
+        ("units real", "clusters.data", "", "takes students in units metal, not real"),
+        (
+            "atom_style bond",
+            "bonded.data",
+            "bond_style zero\nbond_coeff *",
+            "give `special_bonds lj/coul 1 1 1`",
+        ),
+    ],
+)
+def test_settings_that_would_silently_be_wrong(folder, ranks, setting, data, before, why):
+    """Seen to run on, without these checks: with eV taken for kcal/mol, and without one pair of neighbors."""
+    style, _ = setting.split()
+    script = re.sub(f"^{style} .*$", setting, INPUT, flags=re.MULTILINE)
+    finished = fail(folder, ranks, data=data, before=before, script=script)
+    assert why in reason(finished)
+    assert not finished.lines("   Step")
+
+
+@BOTH
+def test_newton_off(folder, ranks):
+    """LAMMPS refuses it itself."""
+    finished = fail(folder, ranks, script=INPUT.replace("newton on", "newton off"))
+    assert "newton pair on" in finished.lines("ERROR")[0]
 
 
 def test_no_element_at_all(folder):
