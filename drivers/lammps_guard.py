@@ -17,7 +17,8 @@ finite end every run, whatever the guard's policy (``Engine.evaluate_pairs``).
 
 Collisions and collapses take tens of femtoseconds, so that every tenth evaluation at 0.5 fs comes in time.
 The first evaluation is always looked at, and so is each that does not follow the step before it: the first of
-a run, and frames of ``rerun`` that lie some steps apart.
+a run, and frames of ``rerun`` that lie some steps apart. Neighbors, whose number changes slowly, are counted
+then and in every tenth look after.
 """
 
 import atexit
@@ -35,6 +36,7 @@ from mlffd.drivers.lammps_instance import LammpsInstance
 from mlffd.drivers.lammps_ranks import rank_and_size
 from mlffd.errors import ConfigError, GuardError
 
+LOOKS_PER_COUNT = 10
 POLICIES = ("warn", "stop", "collect", "off")
 
 
@@ -81,7 +83,7 @@ class Guard:
         self.settings = settings or GuardSettings.from_environment()
         self.limits = AtomicLimits(metadata, species)
         self.n_checked = self.n_flagged = self.n_written = 0
-        self._last_step, self._n_skipped = None, 0
+        self._last_step, self._n_skipped, self._n_looks = None, 0, 0
         self._first = self._worst = Flag(0.0, "", "")
         self._rank, self._has_joined = 0, False
         if self.settings.policy != "off":
@@ -122,8 +124,10 @@ class Guard:
             return
         self.n_checked += 1
         communicator = None if instance is None else instance.communicator()
-        if n_owned is None:
-            n_owned = 0 if instance is None else instance.n_local
+        if n_owned is None and instance is not None:
+            n_owned = instance.n_local
+        if n_owned is None or self._n_looks % LOOKS_PER_COUNT:
+            n_owned = 0
         found = self.limits.worst(atomic_numbers, pair_i, pair_j, rij, pair_gradient, n_owned)
         if not _anywhere(found is not None, communicator):
             return
@@ -160,6 +164,7 @@ class Guard:
         if goes_on and self._n_skipped < self.settings.every:
             return False
         self._n_skipped = 0
+        self._n_looks = self._n_looks + 1 if goes_on else 0
         return True
 
     def _describe(self, found: "Found", instance, atomic_numbers) -> "Flag":

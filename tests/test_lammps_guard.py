@@ -6,6 +6,7 @@ ranks only the second one has them, or each has one.
 """
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import ase.io
@@ -16,6 +17,7 @@ from ase.neighborlist import neighbor_list
 from fix_process import run_fix
 from lammps_process import Finished, run_lammps, write_lammps_data
 from plugin_process import needs, random_student, run_plugin
+from test_lammps_run import water_frames
 
 from mlffd.bundle import Bundle, complete_metadata, write_bundle
 from mlffd.dataset.label import label
@@ -23,6 +25,7 @@ from mlffd.dataset.store import read_labels
 from mlffd.domain import DISTANCE_MARGIN, EXPLOSION, KEY, PAIR_FORCE_MARGIN
 from mlffd.drivers.lammps_guard import Guard, GuardSettings
 from mlffd.drivers.lammps_mliap import export
+from mlffd.engine import Engine
 from mlffd.errors import ConfigError, GuardError
 
 SEEN = {"shortest_distance": {"H-H": 1.2, "H-O": 0.9, "O-O": 2.4}, "largest_pair_force": 400.0}
@@ -88,12 +91,59 @@ def test_numbers_of_neighbors_have_limits(n_hydrogen, message):
     i, j = np.zeros(n_hydrogen, int), np.arange(1, n_hydrogen + 1)
     both = np.append(i, j), np.append(j, i)
     rij = np.full((2 * n_hydrogen, 3), 2.0)
-    watching = guard(seen=CROWD)
-    watching.check(None, numbers, *both, rij, 0.1 * rij, n_owned=0)
-    if message is None:
-        return watching.check(None, numbers, *both, rij, 0.1 * rij, n_owned=1)
-    with pytest.raises(GuardError, match=message):
-        watching.check(None, numbers, *both, rij, 0.1 * rij, n_owned=1)
+    guard(seen=CROWD).check(None, numbers, *both, rij, 0.1 * rij, n_owned=0)
+    with pytest.raises(GuardError, match=message) if message else nullcontext():
+        guard(seen=CROWD).check(None, numbers, *both, rij, 0.1 * rij, n_owned=1)
+
+
+def test_neighbors_are_counted_in_every_tenth_look():
+    watching = guard("warn", seen=CROWD)
+    n_flagged = []
+    for _ in range(21):
+        watching.check(*one_pair(3.0), n_owned=2)
+        n_flagged.append(watching.n_flagged)
+    assert n_flagged == 10 * [1] + 10 * [2] + [3]
+
+
+def liquid() -> Atoms:
+    return ase.io.read(Path(__file__).parents[1] / "ipi_inputs" / "water64.xyz")
+
+
+def slab() -> Atoms:
+    atoms = liquid()
+    atoms.cell[2, 2] *= 3.0
+    return atoms
+
+
+def evaporated() -> Atoms:
+    """A molecule has left the slab."""
+    atoms = slab()
+    atoms.positions[:3] += [0.0, 0.0, 20.0] - atoms.positions[0]
+    return atoms
+
+
+def compressed() -> Atoms:
+    """To 1.9 g/cm3, molecules as they are."""
+    atoms = liquid()
+    molecules = atoms.positions.reshape(-1, 3, 3)
+    molecules += -0.2 * molecules[:, :1]
+    atoms.positions = molecules.reshape(-1, 3)
+    atoms.set_cell(0.8 * atoms.cell)
+    return atoms
+
+
+@pytest.mark.parametrize(
+    ("atoms", "words"),
+    [(liquid(), None), (slab(), "fewer"), (evaporated(), "fewer"), (compressed(), "apart|more")],
+    ids=["liquid", "slab", "evaporated", "compressed"],
+)
+def test_shipped_student_knows_the_liquid_only(atoms, words):
+    engine = Engine("water")
+    i, j, rij = neighbor_list("ijD", atoms, engine.cutoff)
+    gradient = engine.evaluate_pairs(atoms.numbers, i, j, rij, len(atoms))[1]
+    watching = Guard(engine.metadata, engine.species, GuardSettings("stop"))
+    with pytest.raises(GuardError, match=words) if words else nullcontext():
+        watching.check(None, atoms.numbers, i, j, rij, gradient, n_owned=len(atoms))
 
 
 def test_atoms_without_neighbors_may_not_be_the_students():
@@ -385,16 +435,22 @@ def test_a_good_run_has_no_flags(tmp_path, route):
 @pytest.mark.parametrize("route", ROUTES)
 @RANKS
 def test_neighbors_are_counted(tmp_path, route, ranks):
-    """The atom with the most hydrogen around it. Seen to fail: ghosts among the neighbors left out."""
-    atoms = scene(30.0)
+    """Of a small box, in which most neighbors are ghosts, the oxygen with the most hydrogen around it.
+
+    Seen to fail: ghosts left out, centers and neighbors exchanged.
+    """
+    atoms = water_frames()["liquid"]
     i, j = neighbor_list("ij", atoms, 4.5)
-    counts = np.bincount(i[atoms.numbers[j] == 1], minlength=len(atoms))
-    counts[atoms.numbers == 1] = 0
-    seen = {"neighbors": {"O-H": [0, int(counts.max()) - 3]}}
-    assert (counts == counts.max()).sum() == 1
-    scenes = [("crowd", 30.0, potential(route, "warn"))]
-    finished = simulate(tmp_path, route, ranks, *scenes, steps=0, seen=seen)
+    counts = np.bincount(i[atoms.numbers[j] == 1], minlength=len(atoms)) * (atoms.numbers == 8)
+    most = counts.max()
+    seen = {"neighbors": {"O-H": [0, round((most - 1) / 1.2)]}}
+    write_student(tmp_path, route, seen)
+    write_lammps_data(tmp_path / "liquid.data", atoms, ("O", "H"))
+    script = SCENE.format(name="liquid", potential=potential(route, "warn"), steps=0)
+    finished = {"mliap": run_lammps, "plugin": run_plugin}[route](script, tmp_path, ranks)
     assert finished.status == 0, finished.output
     said = [line for line in finished.output.splitlines() if "mlffd" in line and "guard:" in line]
-    assert f"step 0: O {counts.argmax() + 1} has {counts.max()} neighbors H, more than" in said[0]
+    step, atom, found = re.search(r"step (\d+): O (\d+) has (\d+) neighbors H, more than", said[0]).groups()
+    assert (int(step), int(found), counts[int(atom) - 1]) == (0, most, most)
+    assert most > 20
     assert len(said) == 2

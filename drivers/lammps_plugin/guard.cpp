@@ -21,6 +21,7 @@ namespace mlffd {
 
 namespace {
 
+constexpr int looks_per_count = 10;
 const char *const POLICIES[] = {"off", "warn", "stop", "collect"};
 
 std::string text(const char *format, double value) {
@@ -115,6 +116,7 @@ bool Guard::is_due() {
   last_step_ = update->ntimestep;
   if (goes_on && ++n_skipped_ < every_) return false;
   n_skipped_ = 0;
+  n_looks_ = goes_on ? n_looks_ + 1 : 0;
   return true;
 }
 
@@ -143,7 +145,7 @@ Guard::Found Guard::look(const Pairs &pairs) const {
       }
     }
   }
-  count_neighbors(pairs, worst);
+  if (n_looks_ % looks_per_count == 0) count_neighbors(pairs, worst);
   return worst;
 }
 

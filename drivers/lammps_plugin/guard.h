@@ -67,7 +67,7 @@ class Guard : protected LAMMPS_NS::Pointers {
   double largest_pair_force_ = 0.0;
 
   LAMMPS_NS::bigint last_step_ = -2, n_checked_ = 0, n_flagged_ = 0, first_step_ = 0;
-  int n_skipped_ = 0, n_written_ = 0;
+  int n_skipped_ = 0, n_looks_ = 0, n_written_ = 0;
   double worst_excess_ = 0.0;
   std::string worst_;
 };
