@@ -158,10 +158,12 @@ def open_lammps(arguments: list[str]):
         from lammps import lammps
 
         opened = lammps(cmdargs=arguments)
-    except (ImportError, OSError, RuntimeError) as error:
+    except (ImportError, OSError) as error:
         raise ConfigError(
-            f'cannot start LAMMPS as a library ({error}): `pip install "lammps[mpi]"` in this environment'
+            f'cannot load LAMMPS as a library ({error}): `pip install "lammps[mpi]"` in this environment'
         ) from error
+    except RuntimeError as error:  # it, or mpi4py, has said why
+        raise ConfigError(f"LAMMPS does not start ({error})") from error
     if opened.extract_setting("world_size") != n_ranks:
         raise ConfigError(
             f"LAMMPS does not see the {n_ranks} ranks that were started: use the mpiexec of its environment, "

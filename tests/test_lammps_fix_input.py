@@ -151,7 +151,7 @@ class OtherRanks:
     ("has_mpi4py", "package", "message"),
     [
         (False, OtherRanks(), "2 ranks need mpi4py: `pip install mpi4py`"),
-        (True, None, "cannot start LAMMPS as a library"),
+        (True, None, "cannot load LAMMPS as a library"),
         (True, OtherRanks(), "LAMMPS does not see the 2 ranks that were started"),
     ],
 )
