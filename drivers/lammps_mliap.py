@@ -163,7 +163,8 @@ class MliapStudent:
             pairs = frame.pair_i, frame.pair_j, frame.rij
             # of a Kokkos run the positions are on the device, and LAMMPS' library would give old ones
             seen_through = None if frame.kokkos_data is not None else instance
-            self.guard.check(seen_through, atomic_numbers, *pairs, pair_gradient)
+            elements = np.where(frame.elems < 0, 0, atomic_numbers)  # other styles' atoms have none
+            self.guard.check(seen_through, elements, *pairs, pair_gradient)
             frame.hand_back(atomic_energies, pair_gradient)
 
     def _check_pairs_did_not_vanish(self, data) -> None:

@@ -77,7 +77,9 @@ def limits(metadata: dict, species: tuple[int, ...]) -> Limits:
         force = PAIR_FORCE_MARGIN * _positive(domain.get("largest_pair_force", np.inf))
         counts = {name: _range(*value) for name, value in domain.get("neighbors", {}).items()}
     except (AttributeError, TypeError, ValueError) as error:
-        raise BundleError(f"{KEY} in the bundle's metadata makes no sense: {error}") from error
+        raise BundleError(
+            f"{KEY} in the bundle's metadata makes no sense: {error}; try: mlffd repair --labels"
+        ) from error
     n = len(species)
     pairs = [(a, b) for a in species for b in species]
     shortest = np.array([seen.get(pair_name(a, b), 0.0) for a, b in pairs]).reshape(n, n)

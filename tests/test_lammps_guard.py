@@ -454,3 +454,40 @@ def test_neighbors_are_counted(tmp_path, route, ranks):
     assert (int(step), int(found), counts[int(atom) - 1]) == (0, most, most)
     assert most > 20
     assert len(said) == 2
+
+
+HYBRID = """
+units metal
+newton on
+read_data mixed.data
+{style}
+{coefficients}
+pair_coeff 2 2 lj/cut 0.01 3.4
+pair_coeff 1*2 2*3 lj/cut 0.0 1.0
+pair_coeff 1 1 lj/cut 0.0 1.0
+pair_coeff 3 3 lj/cut 0.0 1.0
+run 0
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("route", ROUTES)
+def test_atoms_of_other_styles_have_no_element_in_frames(tmp_path, route, monkeypatch):
+    """Seen to fail: argon written as hydrogen, for a teacher to label."""
+    monkeypatch.setenv("MLFFD_GUARD", "collect")
+    atoms = Atoms("OArOH", [[1, 1, 1], [6, 6, 6], [3, 1, 1], [1, 4, 1]], cell=[12, 12, 12], pbc=True)
+    write_lammps_data(tmp_path / "mixed.data", atoms, ("O", "Ar", "H"))
+    write_student(tmp_path, route, SEEN)
+    style, first = {
+        "mliap": ("mliap unified student.pt 0", "mliap"),
+        "plugin": ("mlffd", "mlffd student.weights"),
+    }[route]
+    script = HYBRID.format(
+        style=f"pair_style hybrid/overlay {style} lj/cut 5.0",
+        coefficients=f"pair_coeff * * {first} O NULL H",
+    )
+    finished = {"mliap": run_lammps, "plugin": run_plugin}[route](script, tmp_path)
+    assert finished.status == 0, finished.output
+    frame = ase.io.read(tmp_path / "guard.extxyz")
+    assert frame.get_chemical_symbols() == ["O", "X", "O", "H"]
+    np.testing.assert_allclose(frame.positions, atoms.positions)
