@@ -473,7 +473,7 @@ run 0
 @pytest.mark.slow
 @pytest.mark.parametrize("route", ROUTES)
 def test_atoms_of_other_styles_have_no_element_in_frames(tmp_path, route, monkeypatch):
-    """Seen to fail: argon written as hydrogen, for a teacher to label."""
+    """Seen to fail: argon written as oxygen, for a teacher to label."""
     monkeypatch.setenv("MLFFD_GUARD", "collect")
     atoms = Atoms("OArOH", [[1, 1, 1], [6, 6, 6], [3, 1, 1], [1, 4, 1]], cell=[12, 12, 12], pbc=True)
     write_lammps_data(tmp_path / "mixed.data", atoms, ("O", "Ar", "H"))
