@@ -85,7 +85,7 @@ class Guard:
         self.n_checked = self.n_flagged = self.n_written = 0
         self._last_step, self._n_skipped, self._n_looks = None, 0, 0
         self._first = self._worst = Flag(0.0, "", "")
-        self._rank, self._has_joined = 0, False
+        self._has_joined, self._communicator, self._rank = False, None, 0
         if self.settings.policy != "off":
             atexit.register(self.summarize)
 
@@ -123,18 +123,17 @@ class Guard:
         if self.settings.policy == "off" or not self._is_due(step):
             return
         self.n_checked += 1
-        communicator = None if instance is None else instance.communicator()
         if n_owned is None and instance is not None:
             n_owned = instance.n_local
         if n_owned is None or self._n_looks % LOOKS_PER_COUNT:
             n_owned = 0
         found = self.limits.worst(atomic_numbers, pair_i, pair_j, rij, pair_gradient, n_owned)
-        if not _anywhere(found is not None, communicator):
+        if not _anywhere(found is not None, self._communicator):
             return
         flag = None
         if found is not None:
             flag = self._describe(found, instance, atomic_numbers)
-        self._act(_worst_anywhere(flag, communicator), instance, atomic_numbers)
+        self._act(_worst_anywhere(flag, self._communicator), instance, atomic_numbers)
 
     def summarize(self) -> None:
         """Print the line that counts, on one rank and once; called when Python ends at the latest."""
@@ -151,10 +150,10 @@ class Guard:
     def _join(self, instance: LammpsInstance | None) -> None:
         """Let all ranks do as the first one: others may lack the variables. COLLECTIVE."""
         self._has_joined = True
-        communicator = None if instance is None else instance.communicator()
-        if communicator is not None:
-            self._rank = communicator.Get_rank()
-            self.settings = communicator.bcast(self.settings)
+        self._communicator = None if instance is None else instance.communicator()
+        if self._communicator is not None:
+            self._rank = self._communicator.Get_rank()
+            self.settings = self._communicator.bcast(self.settings)
 
     def _is_due(self, step: int | None) -> bool:
         """Whether to look; the same on all ranks."""

@@ -29,6 +29,7 @@ _FUNCTIONS = {  # name: (result, arguments) as in library.h
     "lammps_config_has_mpi_support": (ctypes.c_int,),
 }
 _INTEGERS = {4: np.int32, 8: np.int64}  # by size in bytes
+_C_INTEGERS = {4: ctypes.c_int32, 8: ctypes.c_int64}
 _WORD = ctypes.sizeof(ctypes.c_void_p)
 _N_REFERENCES = 14  # of Pointers, pointers.h: memory, error, universe, input, atom, ..., output, timer
 _HEADER_WORDS = 5  # of a Python object that holds a C++ pointer and little else
@@ -52,7 +53,8 @@ class LammpsInstance:
         self._call = _functions(library)
         self.version = self._call["lammps_version"](pointer)  # as in 20260704
         self._tag_type = _INTEGERS[self.setting("tagint")]
-        self._step_type = _INTEGERS[self.setting("bigint")]
+        n_bytes = self.setting("bigint")
+        self._step_type, self._step = _INTEGERS[n_bytes], _C_INTEGERS[n_bytes]
 
     def setting(self, name: str) -> int:
         """An integer that LAMMPS knows by this name (``lammps_extract_setting``); -1 where it does not."""
@@ -96,7 +98,8 @@ class LammpsInstance:
 
     def step(self) -> int:
         """The timestep."""
-        return int(self._global("ntimestep", self._step_type)[0])
+        # asked in every step, so by the shortest way
+        return self._step.from_address(self._call["lammps_extract_global"](self.pointer, b"ntimestep")).value
 
     def units(self) -> str:
         """The input's unit style, such as ``metal``."""
