@@ -30,7 +30,7 @@ class Route:
         coefficients = f"{self.coefficients.format(name=name)} {elements}"
         if others:
             return (
-                f"pair_style hybrid/overlay {style} {others}\npair_coeff * * {self.keyword} {coefficients}\n"
+                f"pair_style hybrid/overlay {others} {style}\npair_coeff * * {self.keyword} {coefficients}\n"
             )
         return f"pair_style {style}\npair_coeff * * {coefficients}\n"
 

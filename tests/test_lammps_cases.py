@@ -323,100 +323,147 @@ HEAT = "velocity all create 600 4711 mom yes rot no dist gaussian\n"
 NVE = HEAT + "fix motion all nve\n"
 SHORT = NVE + "run 10\n"
 RERUN = "rerun {name}.dump dump x y z box yes\n"
-CASES = {
+CASES = {  # above each case: a faulty driver with which it was seen to fail
+    # without the gradients of other ranks' atoms (painn), with edge vectors kept between two builds of lists
     "nve": Case(NVE + "thermo 1\nrun 20", conserves_energy, 5),
+    # with wrong yy forces in tilted boxes
     "sheared": Case(SHORT, conserves_energy, 3, frame="sheared"),
+    # with wrong z forces in boxes that are not periodic
     "slab": Case(SHORT, conserves_energy, 3, frame="slab"),
+    # without the energies of atoms that have no neighbors
     "vapor": Case("change_box all boundary s m s\n" + SHORT, n_frames=3, frame="vapor"),
+    # with an error where a rank has no atoms
     "empty ranks": Case(SHORT, n_frames=3, frame="corner", settings="processors {ranks} 1 1"),
+    # without the energies of atoms that have no neighbors
     "alone": Case(
         "velocity all set 1 2 3\nfix motion all nve\nrun 10", n_frames=3, frame="alone",
     ),
+    # when an atom did not see its own images
     "own images": Case(SHORT, n_frames=3, frame="small"),
+    # with the third type taken for the student's second species
     "types in another order": Case("set atom 5*6 type 3\n" + SHORT, n_frames=3, elements="H O H"),
+    # with forces written instead of added
     "hybrid/overlay zbl": Case(
         SHORT + "undump frames\n{again}pair_style zbl 1.5 2.0\n" + ZBL.format("") + RERUN,
         plus_another_style, 3, others="zbl 1.5 2.0\n" + ZBL.format("zbl"),
     ),
+    # with energies of all local atoms summed, or counted as if all were listed
     "types that are NULL": Case(
         SHORT + "undump frames\n{again}pair_style lj/cut 4.0\npair_coeff * * 0.0 1.0\n" + LJ_CUT.format("")
         + RERUN,
         plus_another_style, 3, frame="mixed", elements="O Ar H",
         others="lj/cut 4.0\n" + LJ_CUT.format("lj/cut"),
     ),
+    # without the virial of edges in this mode
     "pair_modify nofdotr": Case("pair_modify nofdotr\n" + SHORT, n_frames=3, frame="sheared"),
+    # when results were kept until the number of the step changed
     "minimize": Case(
-        "min_modify line quadratic\nminimize 0 1e-4 300 600", comes_to_rest, 2, frame="small", every=1000
-    ),
+        "run 0\nmin_modify line quadratic\nminimize 0 1e-4 300 600", comes_to_rest, 2, frame="small",
+        every=1000,
+    ),  # run 0: fix external gives energies of atoms after a run only
+    # with edge vectors kept between two builds of lists
+    "run after minimize": Case("minimize 0 1e-2 10 20\n" + SHORT, n_frames=4),
+    # when results were kept until the number of the step changed
     "box/relax": Case(
-        f"fix relax all box/relax iso {PRESSURE} vmax 0.005\nminimize 0 1e-6 50 100",
+        f"run 0\nfix relax all box/relax iso {PRESSURE} vmax 0.005\nminimize 0 1e-6 50 100",
         comes_under_pressure, 2, frame="crystal",
     ),
+    # with a virial that is one percent off
     "npt": Case(
         HEAT + "fix motion all npt temp 600 600 0.01 tri 10000 10000 0.05\nrun 40", box_moves, 5,
         frame="sheared", every=10,
     ),
+    # with two of these fixes, so that noise was doubled
     "langevin": Case(
         f"undump frames\nfix ours all store/force\n{NOISE_DUMP}"
         f"fix bath all langevin 600 600 {DAMPING} 4711\n{NVE}run 60",
         thermostat_acts_once, 21, every=3,
     ),
+    # with rows of atoms kept until LAMMPS rebuilds lists, or the plan of messages while no count changes
     "rerun": Case(SHORT + "undump frames\n{again}" + RERUN, same_again, 3),
+    # with velocities scaled to 600 K after reading, with species looked up once
     "restart": Case(
         NVE + "restart 10 {name}.*.restart\nrun 20\nclear\nread_restart {name}.10.restart\n"
         "{potential}{computes}{again}fix motion all nve\nrun 10",
         goes_on_as_if_uninterrupted, 5,
     ),
+    # with edge vectors kept between two builds of lists
     "runs one after another": Case(
         SHORT + "run 5\nvelocity all scale 300\ntimestep 0.00005\nrun 5 pre no\n{potential}run 5", n_frames=6
     ),
+    # with energies that drift by one bit from call to call
     "run 0": Case("run 0\nrun 0\nrun 0 post no", says_the_same_twice),
+    # with all pairs within the cutoff instead of those of LAMMPS' list
     "exclude between groups": Case(
         "group left id 1:40\ngroup right subtract all left\nneigh_modify exclude group left right\n" + SHORT,
         n_frames=3, sees=lambda i, j: (i <= 40) == (j <= 40),
     ),
+    # as the case before
     "exclude within a group": Case(
         "group wall id 1:40\ngroup free subtract all wall\nneigh_modify exclude group wall wall\n"
         + HEAT + "fix motion free nve\nrun 10",
         n_frames=3, sees=lambda i, j: (i > 40) | (j > 40),
     ),
+    # with species looked up once
+    "atoms change ranks": Case(
+        "velocity all set 800 400 -200\nneigh_modify every 1 delay 0 check no\nfix motion all nve\nrun 20",
+        n_frames=5,
+    ),
+    # with rows of atoms kept until LAMMPS rebuilds lists
     "delete and create": Case(
         SHORT + "group gone id 7 8 30\ndelete_atoms group gone compress no\nrun 5\n"
         "create_atoms 2 single 0.1 0.1 8.0\ncreate_atoms 1 single 5.1 6.2 3.3\nrun 5\n"
         "reset_atoms id sort yes\nrun 5",
         number_of_atoms_changes, 6,
     ),
+    # with species looked up once
     "deposit and evaporate": Case(
         "region box block 0 9.3 0 9.3 0 9.3\nfix lose all evaporate 4 3 box 4711\n"
         "fix add all deposit 4 2 3 4711 region box near 1.0 units box\n" + NVE + "run 20",
         number_of_atoms_changes, 5,
     ),
+    # with species looked up once
     "gcmc": Case(
         "fix exchange all gcmc 5 8 8 2 4711 30000 0.0 0.1 full_energy\n" + SHORT,
         number_of_atoms_changes, 3, settings="atom_modify map yes",
     ),
+    # with species looked up again only when the number of atoms changes
     "swap": Case(
         "fix swap all atom/swap 2 5 4711 1e6 types 1 2\n" + SHORT, types_change, 3,
         settings="atom_modify map yes",
     ),
+    # with the plan of messages kept while no count changes
     "sort": Case(
         "neigh_modify every 1 delay 0 check no\n" + SHORT, n_frames=3, settings="atom_modify sort 1 1.0"
     ),
+    # with the student's cutoff given to LAMMPS 1 Å too short
     "no skin": Case("neighbor 0.0 bin\nneigh_modify every 1 delay 0 check no\n" + SHORT, n_frames=3),
+    # with edge vectors kept between two builds of lists
     "lists built once": Case("neighbor 2.0 bin\nneigh_modify once yes\n" + SHORT, n_frames=3),
-    "lists built late": Case("neighbor 1.5 bin\nneigh_modify every 5 delay 5 check no\n" + SHORT, n_frames=3),
+    # with edge vectors kept between two builds of lists
+    "lists built late": Case("neighbor 1.5 bin\nneigh_modify every 4 delay 4 check no\n" + SHORT, n_frames=3),
+    # with the student's cutoff given to LAMMPS 1 Å too short
+    "lists of all pairs": Case("neighbor 0.5 nsq\n" + SHORT, n_frames=3, settings="newton on off"),
+    # with ghosts beyond the 700th left out
     "ghosts from afar": Case("comm_modify cutoff 9.0\n" + SHORT, n_frames=3),
+    # with wrong yy forces in tilted boxes
     "grid along x": Case(SHORT, n_frames=3, frame="sheared", settings="processors {ranks} 1 1"),
+    # as the case before
     "grid along z": Case(SHORT, n_frames=3, frame="sheared", settings="processors 1 1 {ranks}"),
-    "tiled": Case("comm_style tiled\nfix even all balance 5 1.0 rcb\n" + SHORT, n_frames=3, frame="slab"),
+    # with room for messages of one number (painn), with wrong z forces in slabs
+    "tiled": Case("comm_style tiled\nfix even all balance 4 1.0 rcb\n" + SHORT, n_frames=3, frame="slab"),
+    # with ghosts beyond the 700th left out
     "replicate": Case("replicate 2 1 2\n" + SHORT, n_frames=3),
+    # with rows of atoms kept until LAMMPS rebuilds lists
     "change_box": Case(
         "run 0\nchange_box all xy delta 0.7 y scale 1.05 remap units box\n" + SHORT,
         n_frames=3, frame="sheared",
     ),
+    # with wrong yy forces in tilted boxes
     "deform": Case(  # at the end of every third step: between frames, whose box it would change
         "fix shear all deform 3 xy erate 20 remap x\n" + SHORT, n_frames=3, frame="sheared"
     ),
+    # with energies converted and forces not
     "units real": Case(SHORT, conserves_energy, 3, units="real", routes=("plugin", "external")),
 }  # fmt: skip
 

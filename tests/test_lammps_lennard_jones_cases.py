@@ -40,8 +40,7 @@ velocity all create 20 4711 mom yes rot no dist gaussian
 RUNS = {
     "nve": "fix motion all nve\nrun 1000\n",
     "npt": "fix motion all npt temp 20 20 0.5 aniso 500 500 1.0\nrun 300\n",
-    "gcmc": "thermo 10\nfix exchange all gcmc 10 20 20 1 4711 3000 -2.8 0.2 full_energy\n"
-    "fix motion all nve\nrun 50\n",
+    "gcmc": "thermo 10\nfix exchange all gcmc 10 20 20 1 4711 3000 -2.8 0.2 full_energy\nrun 50\n",
 }
 LAST = """
 dump last all custom 1 {name}.dump id type x y z fx fy fz c_energy c_stress[*]
@@ -72,6 +71,8 @@ def folder(request, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_runs_like_lj_cut(folder, name):
+    """Seen to fail: a cutoff of 6.9999 Å, a virial off by 1e-5, energies of atoms rounded to float32, and
+    for gcmc all pairs within the cutoff instead of those of LAMMPS' list."""
     ours, theirs = (read_thermo(folder / f"{name}.{whose}.log") for whose in ("lj", "lj_cut"))
     for quantity, column in theirs.items():
         near = {"rtol": EIGHT_DIGITS, "atol": EIGHT_DIGITS * abs(column).max()}
