@@ -179,7 +179,7 @@ class AtomsOfLammps:
         numbers[row[seen]] = atomic_numbers[seen]
         neighbor = row[j]  # and row[i] is i, an atom of this rank
         energies, gradient = self.engine.evaluate_pairs(numbers, i, neighbor, rij, n_local, self.exchange)
-        energies[~seen[:n_local]] = 0.0
+        energies[~(seen[:n_local] & self.instance.is_present())] = 0.0
         self.guard.check(self.instance, atomic_numbers, i, j, rij, gradient)
         return self._answer(energies, i, neighbor, rij, gradient, with_atomic_virials)
 

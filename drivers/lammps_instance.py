@@ -90,6 +90,11 @@ class LammpsInstance:
         """Atom types (n_all,) int32, from 1 on; a view."""
         return self._atoms("type", np.int32)
 
+    def is_present(self) -> np.ndarray:
+        """Which of this rank's atoms (n_local,) are in group ``all``; a copy. An atom that ``fix gcmc`` tries
+        to do without is in no group but one of the fix's own until that is decided."""
+        return self._atoms("mask", np.int32)[: self.n_local] & 1 == 1
+
     def positions(self) -> np.ndarray:
         """Positions (n_all, 3) float64 in LAMMPS' unit of length, Å in units metal and real; a view."""
         rows = self._call["lammps_extract_atom"](self.pointer, b"x")

@@ -165,6 +165,8 @@ class MliapStudent:
             seen_through = None if frame.kokkos_data is not None else instance
             elements = np.where(frame.elems < 0, 0, atomic_numbers)  # other styles' atoms have none
             self.guard.check(seen_through, elements, *pairs, pair_gradient)
+            if seen_through is not None:
+                atomic_energies = np.where(seen_through.is_present(), atomic_energies, 0.0)
             frame.hand_back(atomic_energies, pair_gradient)
 
     def _check_pairs_did_not_vanish(self, data) -> None:

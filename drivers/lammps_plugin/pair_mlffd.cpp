@@ -392,8 +392,10 @@ double PairMLFFD::add_forces() {
   return sum;
 }
 
+// An atom that fix gcmc tries to do without is not even in group all until that is decided.
 void PairMLFFD::tally_energies() {
   for (int k = 0; k < n_centers_; ++k) {
+    if (!(atom->mask[list->ilist[k]] & 1)) continue;
     if (eflag_global) eng_vdwl += atomic_energies_[k];
     if (eflag_atom) eatom[list->ilist[k]] += atomic_energies_[k];
   }
