@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: MIT
 """The guard: notices when a run leaves what its student was trained on, and does what the user wants then.
 
-| variable           | meaning                                                                        |
-|--------------------|--------------------------------------------------------------------------------|
-| MLFFD_GUARD        | ``warn`` (default), ``stop``, ``collect`` or ``off``                           |
-| MLFFD_GUARD_FILE   | extxyz file to which ``stop`` and ``collect`` add frames; guard.extxyz         |
-| MLFFD_GUARD_FRAMES | ``collect`` writes so many frames at most; 100                                 |
-| MLFFD_GUARD_EVERY  | look in every n-th evaluation; 10, which costs about 1 % of a fast step  |
+| variable           | meaning                                                                      |
+|--------------------|------------------------------------------------------------------------------|
+| MLFFD_GUARD        | ``warn`` (default), ``stop``, ``collect`` or ``off``                         |
+| MLFFD_GUARD_FILE   | extxyz file to which ``stop`` and ``collect`` add frames; guard.extxyz       |
+| MLFFD_GUARD_FRAMES | ``collect`` writes so many frames at most; 100                               |
+| MLFFD_GUARD_EVERY  | look in every n-th evaluation; 10, which costs less than 2 % of a fast step  |
 
 Flagged is a pair of atoms closer, a force along an edge larger, or an atom with fewer or more neighbors than
 training ever saw, with the margins of mlffd/domain.py; where the bundle does not say what that was, a pair
-force of 1000 eV/Å. ``warn`` says so
-and goes on; ``stop`` ends the run with step, atom ids and value, and writes the frame; ``collect`` goes on
-and writes flagged frames for ``mlffd label``. A line at the end counts. Energies and forces that are not
-finite end every run, whatever the guard's policy (``Engine.evaluate_pairs``).
+force of 1000 eV/Å. ``warn`` says so the first, tenth, hundredth time and goes on; ``stop`` ends the run with
+step, atom ids and value, and writes the frame; ``collect`` goes on and writes flagged frames for ``mlffd
+label``. A line at the end counts. Energies and forces that are not finite end every run, whatever the guard's
+policy (``Engine.evaluate_pairs``).
 
 Collisions and collapses take tens of femtoseconds, so that every tenth evaluation at 0.5 fs comes in time.
 The first evaluation is always looked at, and so is each that does not follow the step before it: the first of
