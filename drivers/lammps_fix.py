@@ -225,11 +225,7 @@ class AtomsOfLammps:
         return i, j, rij
 
     def _check_bonded_atoms_are_seen(self) -> None:
-        """LAMMPS leaves bonded atoms out of the list where both weights are zero, which is its default."""
-        if self.instance.setting("molecule_flag") <= 0:
-            return
-        weights = [global_values(self.instance, name, 4) for name in ("special_lj", "special_coul")]
-        if (np.abs(weights[0]) + np.abs(weights[1]))[1:].min() == 0.0:
+        if self.instance.hides_bonded_atoms():
             raise ConfigError(
                 "special_bonds hides bonded atoms from the student: give `special_bonds lj/coul 1 1 1`"
             )

@@ -19,7 +19,7 @@ from ase import Atoms
 from ase.build import bulk
 from lammps_process import BAR, Finished, Frame, read_dump, read_thermo, write_lammps_data
 from lammps_routes import ROUTES
-from plugin_process import random_student
+from plugin_process import add_bond, random_student
 from test_lammps_run import water_frames
 
 from mlffd import graph as graphs
@@ -322,7 +322,15 @@ def frames() -> dict[str, Atoms]:
     mixed = argon[:1] + frames["liquid"][:40] + argon[1:2] + frames["liquid"][40:] + argon[2:]
     mixed.set_cell(frames["liquid"].cell)
     mixed.pbc = True
-    return {**frames, "slab": slab, "small": small, "crystal": crystal, "mixed": mixed, "gas": gas}
+    return {
+        **frames,
+        "slab": slab,
+        "small": small,
+        "crystal": crystal,
+        "mixed": mixed,
+        "gas": gas,
+        "bonded": frames["liquid"],
+    }
 
 
 FRAMES = frames()
@@ -468,6 +476,12 @@ CASES = {  # above each case: a faulty driver with which it was seen to fail
     "tiled": Case("comm_style tiled\nfix even all balance 4 1.0 rcb\n" + SHORT, n_frames=3, frame="slab"),
     # with ghosts beyond the 700th left out
     "replicate": Case("replicate 2 1 2\n" + SHORT, n_frames=3),
+    # without special_bonds; a route that asks for them without bonds fails in the second run
+    "bonds": Case(
+        "bond_coeff *\n" + SHORT + "delete_bonds all bond 1 remove special\n"
+        "special_bonds lj/coul 0 0 0\nrun 5",
+        n_frames=4, frame="bonded", settings="atom_style bond\nbond_style zero\nspecial_bonds lj/coul 1 1 1",
+    ),
     # with rows of atoms kept until LAMMPS rebuilds lists
     "change_box": Case(
         "run 0\nchange_box all xy delta 0.7 y scale 1.05 remap units box\n" + SHORT,
@@ -500,6 +514,8 @@ def runs(tmp_path_factory) -> Callable[..., Seen]:
             )  # fmt: skip
         for case in CASES.values():
             write_lammps_data(folder / case.data, FRAMES[case.frame], tuple(case.elements.split()))
+            if case.frame == "bonded":
+                add_bond(folder / case.data, folder / case.data)
         return folder, ROUTES[route].run(script, folder, ranks, time_limit=400)
 
     def left(route: str, ranks: int, student: str, name: str) -> Seen:
