@@ -13,7 +13,8 @@ finds nothing (no /proc, or another layout of classes), two lines in the input h
 import ctypes
 import os
 import struct
-from functools import cache, lru_cache
+from collections.abc import Callable
+from functools import cache, lru_cache, partial
 
 import numpy as np
 
@@ -214,38 +215,59 @@ def _functions(library: ctypes.CDLL) -> dict:
 
 def _address_in(mliap_data) -> int | None:
     """The address of LAMMPS, if one of the object's first words leads to it."""
+    place = _place_in.get(type(mliap_data))
+    if place is not None:  # an address there is one of memory: no need for precautions, which take time
+        (found,) = _words(ctypes.string_at, id(mliap_data) + place, 1)
+        return _lammps_of(ctypes.string_at, found)
     try:
         memory = os.open("/proc/self/mem", os.O_RDONLY)
     except OSError:
         return None
     try:
-        for found in _words(memory, id(mliap_data), _HEADER_WORDS)[2:]:  # after reference count and type
-            address = _lammps_of(memory, found)
-            if address is None:  # of Kokkos, a plain structure with a pointer to the pair style in it
-                members = _words(memory, found, _KOKKOS_WORDS)
-                address = next(filter(None, (_lammps_of(memory, member) for member in members)), None)
-            if address is not None:
-                return address
+        return _search(partial(_read_carefully, memory), mliap_data)
     finally:
         os.close(memory)
+
+
+_place_in: dict[type, int] = {}  # bytes from the beginning of such an object to the address of its MLIAPData
+
+
+def _search(read: Callable, mliap_data) -> int | None:
+    for k, found in enumerate(_words(read, id(mliap_data), _HEADER_WORDS)):
+        if k < 2:  # reference count and type
+            continue
+        address = _lammps_of(read, found)
+        if address is not None:
+            _place_in[type(mliap_data)] = k * _WORD
+            return address
+        # of Kokkos, a plain structure with a pointer to the pair style in it
+        members = _words(read, found, _KOKKOS_WORDS)
+        address = next(filter(None, (_lammps_of(read, member) for member in members)), None)
+        if address is not None:
+            return address
     return None
 
 
-def _lammps_of(memory: int, found: int) -> int | None:
+def _lammps_of(read: Callable, found: int) -> int | None:
     """The second of the words at ``found``, if an object derived from Pointers begins there."""
-    words = _words(memory, found, 2 + _N_REFERENCES)
+    words = _words(read, found, 2 + _N_REFERENCES)
     address = words[1] if len(words) == 2 + _N_REFERENCES else 0
-    expected = [address + _WORD * k for k in range(_N_REFERENCES)]
-    return address if address and list(words[2:]) == expected else None
+    expected = tuple(range(address, address + _WORD * _N_REFERENCES, _WORD))
+    return address if address and words[2:] == expected else None
 
 
-def _words(memory: int, address: int, n: int) -> tuple[int, ...]:
-    """Words from an address of this process: ``n``, or as many as are memory that one can read."""
-    try:
-        content = os.pread(memory, n * _WORD, address)
-    except (OSError, OverflowError):
-        return ()
+def _words(read: Callable, address: int, n: int) -> tuple[int, ...]:
+    """Words from an address of this process: ``n``, or as many as ``read(address, n_bytes)`` returns."""
+    content = read(address, n * _WORD)
     return struct.unpack(f"{len(content) // _WORD}P", content[: len(content) // _WORD * _WORD])
+
+
+def _read_carefully(memory: int, address: int, n_bytes: int) -> bytes:
+    """Bytes from an address, as far as they are memory that one can read. ``memory``: /proc/self/mem."""
+    try:
+        return os.pread(memory, n_bytes, address)
+    except (OSError, OverflowError):
+        return b""
 
 
 def _view(address: int | None, dtype, n: int) -> np.ndarray:

@@ -8,7 +8,7 @@ left out. All other lines are LAMMPS' own, with its variables, loops and conditi
 
 The student is the one of ``--student``; else the bundle that a line ``shell mlffd lammps export BUNDLE -o
 FILE`` of the input makes the pair style's file of; else what that file, written by ``mlffd lammps export``,
-holds. Device and dtype follow the file or the pair style, and MLFFD_* variables go before them.
+holds. Words of ``pair_style mlffd`` go before MLFFD_* variables, and these before what the file says.
 """
 
 import ctypes
@@ -36,7 +36,8 @@ from mlffd.drivers.lammps_ranks import EndsAllRanks, rank_and_size, world
 from mlffd.errors import BundleError, ConfigError, UnknownElementError
 
 OWN = ("pair_style", "pair_coeff", "replicate")  # commands that are looked at here
-MLFFD_OPTIONS = ("precision", "threads", "guard")  # of pair_style mlffd
+# what pair_style mlffd says goes before these, as in the plugin
+VARIABLES = {"precision": "MLFFD_DTYPE", "threads": "MLFFD_THREADS", "guard": "MLFFD_GUARD"}
 # these deal with the forces that they find: LAMMPS takes fixes in their order, and the student's comes first
 AFTER_FORCES = (
     "aveforce", "freeze", "lineforce", "neb", "planeforce", "rattle", "setforce", "shake", "store/force",
@@ -104,7 +105,7 @@ class Wanted:
             end += words[end : end + 1] in (["0"], ["1"])  # whether ghosts are centers is of no concern here
         else:
             end += 1
-            while words[end : end + 1] and words[end] in MLFFD_OPTIONS:
+            while words[end : end + 1] and words[end] in VARIABLES:
                 options[words[end]] = "".join(words[end + 1 : end + 2])
                 end += 2
         if not in_hybrid and end < len(words):
@@ -238,6 +239,7 @@ class InputRun:
 
     def __init__(self, instance: LammpsInstance, path: Path, lines: list[Line], student: str | None):
         self.instance, self.path, self.lines, self.student = instance, path, lines, student
+        self.environment = dict(os.environ)  # the user's
         self.wanted: Wanted | None = None  # the student of the last pair_style
         self.attach: Callable[[], None] | None = None  # does again what pair_coeff did
 
@@ -298,12 +300,18 @@ class InputRun:
         self._check_order(before)
         file = words[first - 1] if wanted.style == "mlffd" else wanted.file
         bundle, device, dtype = self._find_student(file, before)
-        for option, variable in (("threads", "MLFFD_THREADS"), ("guard", "MLFFD_GUARD")):
-            if option in wanted.options:
-                os.environ.setdefault(variable, wanted.options[option])
-        engine = load_engine(bundle, device, wanted.options.get("precision", dtype))
+        self._set_variables(wanted.options)
+        engine = load_engine(bundle, device, dtype)
         self.attach = partial(attach_external, self.instance, engine, words[first:], wanted.in_hybrid)
         self.attach()
+
+    def _set_variables(self, options: dict[str, str]) -> None:
+        for option, variable in VARIABLES.items():
+            value = options.get(option, self.environment.get(variable))
+            if value is None:
+                os.environ.pop(variable, None)
+            else:
+                os.environ[variable] = value
 
     def _replicate(self, line: Line, before: list[Line]) -> None:
         """LAMMPS refuses to replicate with a fix that holds values of atoms, as fix external does."""

@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch and numpy are impo
 
 import sysconfig
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,6 +25,13 @@ def pytest_collection_modifyitems(items):
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def guards_end_silently(monkeypatch):
+    """Their summaries would come after pytest's last line."""
+    silent = SimpleNamespace(register=lambda function: function)
+    monkeypatch.setattr("mlffd.drivers.lammps_guard.atexit", silent)
 
 
 def command(name: str) -> Path:

@@ -4,6 +4,7 @@
 import os
 import pickle
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from mlffd.bundle import write_bundle
 from mlffd.drivers import lammps_fix, lammps_run
 from mlffd.drivers.lammps_mliap import export
 from mlffd.drivers.lammps_run import (
+    InputRun,
     Wanted,
     check_lines,
     exported,
@@ -177,3 +179,14 @@ def test_sums_without_compiled_kernels(monkeypatch):
     atomic = lammps_fix.sum_atomic_virials(7, i, j, rij, gradient)
     np.testing.assert_allclose(atomic.sum(axis=0), virial, atol=1e-12)
     np.testing.assert_allclose(virial[3], -(rij[:, 0] * gradient[:, 1]).sum(), atol=1e-12)
+
+
+def test_words_of_the_pair_style_go_before_the_environment(monkeypatch):
+    """And are forgotten with it: the second student has no guard of its own."""
+    monkeypatch.setenv("MLFFD_GUARD", "warn")
+    monkeypatch.delenv("MLFFD_DTYPE", raising=False)
+    run = InputRun(None, Path("in.test"), [], None)
+    run._set_variables({"precision": "float64", "guard": "stop"})
+    assert (os.environ["MLFFD_GUARD"], os.environ["MLFFD_DTYPE"]) == ("stop", "float64")
+    run._set_variables({})
+    assert os.environ["MLFFD_GUARD"] == "warn" and "MLFFD_DTYPE" not in os.environ

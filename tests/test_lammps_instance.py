@@ -72,11 +72,27 @@ def derived_from_pointers(lammps: int) -> ctypes.Array:
     return (ctypes.c_size_t * 20)(0xABC, lammps, *references)
 
 
+@pytest.fixture(autouse=True)
+def nothing_known(monkeypatch):
+    """Every test searches anew."""
+    monkeypatch.setattr(lammps_instance, "_place_in", {})
+
+
 def test_lammps_is_found_behind_an_object():
     assert lammps_instance._address_in(derived_from_pointers(0x1000)) == 0x1000
     pair_style = derived_from_pointers(0x2000)
     of_kokkos = (ctypes.c_size_t * 64)(*range(40), ctypes.addressof(pair_style))
     assert lammps_instance._address_in(of_kokkos) == 0x2000
+
+
+def test_where_it_was_found_it_is_looked_for_first(monkeypatch):
+    """Without a search; the signature is asked for all the same."""
+    assert lammps_instance._address_in(derived_from_pointers(0x1000)) == 0x1000
+    monkeypatch.setattr(lammps_instance, "_search", None)
+    other = derived_from_pointers(0x3000)
+    assert lammps_instance._address_in(other) == 0x3000
+    other[5] += 8
+    assert lammps_instance._address_in(other) is None
 
 
 @pytest.mark.parametrize(
