@@ -189,4 +189,5 @@ def test_words_of_the_pair_style_go_before_the_environment(monkeypatch):
     run._set_variables({"precision": "float64", "guard": "stop"})
     assert (os.environ["MLFFD_GUARD"], os.environ["MLFFD_DTYPE"]) == ("stop", "float64")
     run._set_variables({})
-    assert os.environ["MLFFD_GUARD"] == "warn" and "MLFFD_DTYPE" not in os.environ
+    assert os.environ["MLFFD_GUARD"] == "warn"
+    assert "MLFFD_DTYPE" not in os.environ
