@@ -120,6 +120,12 @@ def _end(process: subprocess.Popen) -> None:
 # ---- the program ----
 
 
+PATIENT_RANKS = {  # of MPICH sleep while they wait, which is many times faster with fewer cores than ranks
+    "MPIR_CVAR_CH4_PROGRESS_THROTTLE": "1",
+    "MPIR_CVAR_CH4_PROGRESS_THROTTLE_NO_PROGRESS_COUNT": "1",
+    "MPIR_CVAR_POLLS_BEFORE_YIELD": "1",
+    "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1",
+}
 OURS = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -127,11 +133,7 @@ OURS = {
     # more ranks than cores: Open MPI must be told that it is meant
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-    # ... and MPICH's ranks sleep while they wait, which is faster there
-    "MPIR_CVAR_CH4_PROGRESS_THROTTLE": "1",
-    "MPIR_CVAR_CH4_PROGRESS_THROTTLE_NO_PROGRESS_COUNT": "1",
-    "MPIR_CVAR_POLLS_BEFORE_YIELD": "1",
-    "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1",
+    **PATIENT_RANKS,
 }
 
 

@@ -13,15 +13,9 @@ import numpy as np
 import pytest
 from ase import Atoms
 
+from mlffd.drivers.lammps_program import BAR, PATIENT_RANKS
+
 SCRIPTS = Path(sysconfig.get_path("scripts"))
-PATIENCE = {  # MPICH's ranks sleep while they wait: six times faster where there are fewer cores than ranks
-    "MPIR_CVAR_CH4_PROGRESS_THROTTLE": "1",
-    "MPIR_CVAR_CH4_PROGRESS_THROTTLE_NO_PROGRESS_COUNT": "1",
-    "MPIR_CVAR_POLLS_BEFORE_YIELD": "1",
-    "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1",
-}
-BAR = 1.6021765e6  # LAMMPS' bar per eV/Å^3 in units metal
-MASSES = {"H": 1.008, "O": 15.999, "Ar": 39.948, "Kr": 83.798}
 
 
 @dataclass(frozen=True)
@@ -68,7 +62,7 @@ def run_limited(command: list, folder: Path, time_limit: float, own_python: bool
     """
     environment = {
         **os.environ,
-        **PATIENCE,
+        **PATIENT_RANKS,
         "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
     }
@@ -85,22 +79,6 @@ def run_limited(command: list, folder: Path, time_limit: float, own_python: bool
         output, _ = process.communicate()
         pytest.fail(f"lmp did not end within {time_limit:g} s:\n{output}")
     return Finished(process.returncode, output)
-
-
-def write_lammps_data(path: Path, atoms: Atoms, elements: tuple[str, ...]) -> None:
-    """A LAMMPS data file with every digit; types follow ``elements``, the cell must be lower triangular."""
-    (xx, _, _), (xy, yy, _), (xz, yz, zz) = atoms.cell.array.tolist()
-    tilt = f"{xy!r} {xz!r} {yz!r} xy xz yz\n" if (xy, xz, yz) != (0.0, 0.0, 0.0) else ""
-    box = "".join(f"0.0 {length!r} {x}lo {x}hi\n" for length, x in zip((xx, yy, zz), "xyz"))
-    masses = "".join(f"{k + 1} {MASSES[element]}\n" for k, element in enumerate(elements))
-    rows = "".join(
-        f"{k + 1} {elements.index(symbol) + 1} {x!r} {y!r} {z!r}\n"
-        for k, (symbol, (x, y, z)) in enumerate(zip(atoms.symbols, atoms.positions.tolist()))
-    )
-    path.write_text(
-        f"test\n\n{len(atoms)} atoms\n{len(elements)} atom types\n\n{box}{tilt}\n"
-        f"Masses\n\n{masses}\nAtoms # atomic\n\n{rows}"
-    )
 
 
 SINGLE_POINT = """

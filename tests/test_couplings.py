@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from ase import Atoms
-from lammps_process import read_result, run_lammps, single_point, write_lammps_data
+from lammps_process import read_result, run_lammps, single_point
 from plugin_process import needs, run_plugin
 from test_ipi import Talk, ask
 from test_lammps_run import (
@@ -23,6 +23,7 @@ from mlffd import Calculator
 from mlffd.bundle import write_bundle
 from mlffd.drivers.lammps_mliap import export
 from mlffd.drivers.lammps_plugin import export_weights
+from mlffd.drivers.lammps_program import write_data_file
 from mlffd.engine import Engine
 from mlffd.students import build_student
 
@@ -80,13 +81,13 @@ def folder(request, tmp_path_factory):
     export(folder / "lj.mlffd", folder / "lj.pt", dtype="float64")
     script = ""
     for name in PERIODIC[0]:
-        write_lammps_data(folder / f"{name}.noble", noble_frames()[name], NOBLE)
+        write_data_file(folder / f"{name}.noble", noble_frames()[name], NOBLE)
         for kind, potential in (("lj", mliap("lj.pt", NOBLE)), ("lj_cut", LJ_CUT)):
             script += single_point(f"{name}.{kind}", f"{name}.noble", noble_frames()[name], potential)
     for dtype in ("float64", "float32"):
         export(folder / "local.mlffd", folder / f"{dtype}.pt", dtype=dtype)
         for name in PERIODIC[1]:
-            write_lammps_data(folder / f"{name}.water", water_frames()[name], WATER)
+            write_data_file(folder / f"{name}.water", water_frames()[name], WATER)
             potential = mliap(f"{dtype}.pt", WATER)
             script += single_point(f"{name}.{dtype}", f"{name}.water", water_frames()[name], potential)
     finished = run_lammps(script, folder, request.param)
@@ -116,7 +117,7 @@ def test_lennard_jones_is_lj_cut_through_the_plugin(ranks, tmp_path):
     export_weights(tmp_path / "lj.mlffd", tmp_path / "lj.weights")
     script = ""
     for name in PERIODIC[0]:
-        write_lammps_data(tmp_path / f"{name}.noble", noble_frames()[name], NOBLE)
+        write_data_file(tmp_path / f"{name}.noble", noble_frames()[name], NOBLE)
         for kind, potential in {"lj_cut": LJ_CUT, "float64": PLUGIN, "float32": PLUGIN}.items():
             potential = potential.replace("PRECISION", kind)
             script += single_point(f"{name}.{kind}", f"{name}.noble", noble_frames()[name], potential)

@@ -17,12 +17,13 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
-from lammps_process import BAR, Finished, Frame, read_dump, read_thermo, write_lammps_data
+from lammps_process import BAR, Finished, Frame, read_dump, read_thermo
 from lammps_routes import ROUTES
 from plugin_process import add_bond, random_student
 from test_lammps_run import water_frames
 
 from mlffd import graph as graphs
+from mlffd.drivers.lammps_program import write_data_file
 from mlffd.predict import array, pair_gradient
 from mlffd.students.student import Student
 
@@ -513,7 +514,7 @@ def runs(tmp_path_factory) -> Callable[..., Seen]:
                 for name, case in CASES.items() if route in case.routes
             )  # fmt: skip
         for case in CASES.values():
-            write_lammps_data(folder / case.data, FRAMES[case.frame], tuple(case.elements.split()))
+            write_data_file(folder / case.data, FRAMES[case.frame], tuple(case.elements.split()))
             if case.frame == "bonded":
                 add_bond(folder / case.data, folder / case.data)
         return folder, ROUTES[route].run(script, folder, ranks, time_limit=400)

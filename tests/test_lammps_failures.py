@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
-from lammps_process import Finished, run_lammps, write_lammps_data
+from lammps_process import Finished, run_lammps
 from plugin_process import add_bond
 
 from mlffd.bundle import write_bundle
 from mlffd.drivers.lammps_mliap import export
+from mlffd.drivers.lammps_program import write_data_file
 from mlffd.students import build_student
 
 pytestmark = pytest.mark.slow
@@ -41,7 +42,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("failures")
     left = 1.2 * np.indices((2, 2, 3)).reshape(3, -1).T + [5.0, 3.0, 3.0]
     atoms = Atoms("OH" * 12, np.concatenate([left, left + [20.0, 0.0, 0.0]]), cell=[40, 10, 10], pbc=True)
-    write_lammps_data(folder / "clusters.data", atoms, ("O", "H"))
+    write_data_file(folder / "clusters.data", atoms, ("O", "H"))
     add_bond(folder / "clusters.data", folder / "bonded.data")
     text = (folder / "clusters.data").read_text()
     (folder / "nan.data").write_text(re.sub(r"^(24 \d+) \S+", r"\1 nan", text, flags=re.MULTILINE))

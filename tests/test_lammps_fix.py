@@ -19,7 +19,6 @@ from lammps_process import (
     read_result,
     run_lammps,
     single_point,
-    write_lammps_data,
 )
 from plugin_process import random_student
 from test_lammps_cases import reference
@@ -28,6 +27,7 @@ from test_lammps_run import LENNARD_JONES, LJ_CUT, NOBLE, noble_frames, processo
 from mlffd.bundle import write_bundle
 from mlffd.drivers.lammps_log import summarize
 from mlffd.drivers.lammps_mliap import export
+from mlffd.drivers.lammps_program import write_data_file
 from mlffd.students import build_student
 
 pytestmark = pytest.mark.slow
@@ -96,7 +96,7 @@ def students(tmp_path_factory):
 def folder(students, tmp_path):
     """A folder with them to run in."""
     shutil.copytree(students, tmp_path, dirs_exist_ok=True)
-    write_lammps_data(tmp_path / "liquid.OH", water_frames()["liquid"], ("O", "H"))
+    write_data_file(tmp_path / "liquid.OH", water_frames()["liquid"], ("O", "H"))
     return tmp_path
 
 
@@ -108,12 +108,12 @@ def results(request, students, tmp_path_factory):
     shutil.copytree(students, folder, dirs_exist_ok=True)
     script = ""
     for name, atoms in noble_frames().items():
-        write_lammps_data(folder / f"{name}.noble", atoms, NOBLE)
+        write_data_file(folder / f"{name}.noble", atoms, NOBLE)
         cut = processors(name, ranks)
         script += single_point(f"{name}.lj", f"{name}.noble", atoms, mliap("lj", NOBLE), cut)
         script += single_point(f"{name}.lj_cut", f"{name}.noble", atoms, LJ_CUT, cut)
     for name, atoms in water_frames().items():
-        write_lammps_data(folder / f"{name}.HO", atoms, ("H", "O"))
+        write_data_file(folder / f"{name}.HO", atoms, ("H", "O"))
         cut = processors(name, ranks)
         for family in FAMILIES:
             script += single_point(
@@ -187,7 +187,7 @@ def embedded(students, tmp_path_factory):
     script = ""
     for name in ("liquid", "corner"):
         atoms = water_frames()[name]
-        write_lammps_data(folder / f"{name}.OH", atoms, ("O", "H"))
+        write_data_file(folder / f"{name}.OH", atoms, ("O", "H"))
         for route in ("fix_external", "fix_python"):
             for family in FAMILIES:
                 potential = by_python(family, route=route)

@@ -15,7 +15,7 @@ import pytest
 from ase import Atoms
 from ase.neighborlist import neighbor_list
 from fix_process import run_fix
-from lammps_process import Finished, run_lammps, write_lammps_data
+from lammps_process import Finished, run_lammps
 from plugin_process import needs, random_student, run_plugin
 from test_lammps_run import water_frames
 
@@ -25,6 +25,7 @@ from mlffd.dataset.store import read_labels
 from mlffd.domain import DISTANCE_MARGIN, EXPLOSION, KEY, PAIR_FORCE_MARGIN
 from mlffd.drivers.lammps_guard import Guard, GuardSettings
 from mlffd.drivers.lammps_mliap import export
+from mlffd.drivers.lammps_program import write_data_file
 from mlffd.engine import Engine
 from mlffd.errors import ConfigError, GuardError
 
@@ -282,7 +283,7 @@ def write_scene(folder: Path, name: str, middle: float) -> None:
     """The data file of a scene, in a box that begins at x = -3."""
     atoms = scene(middle)
     atoms.positions -= [3.0, 0.0, 0.0]
-    write_lammps_data(folder / f"{name}.data", atoms, ("O", "H"))
+    write_data_file(folder / f"{name}.data", atoms, ("O", "H"))
     text = (folder / f"{name}.data").read_text()
     (folder / f"{name}.data").write_text(text.replace("0.0 40.0 xlo xhi", "-3.0 37.0 xlo xhi"))
 
@@ -445,7 +446,7 @@ def test_neighbors_are_counted(tmp_path, route, ranks):
     most = counts.max()
     seen = {"neighbors": {"O-H": [0, round((most - 1) / 1.2)]}}
     write_student(tmp_path, route, seen)
-    write_lammps_data(tmp_path / "liquid.data", atoms, ("O", "H"))
+    write_data_file(tmp_path / "liquid.data", atoms, ("O", "H"))
     script = SCENE.format(name="liquid", potential=potential(route, "warn"), steps=0)
     finished = {"mliap": run_lammps, "plugin": run_plugin}[route](script, tmp_path, ranks)
     assert finished.status == 0, finished.output
@@ -476,7 +477,7 @@ def test_atoms_of_other_styles_have_no_element_in_frames(tmp_path, route, monkey
     """Seen to fail: argon written as oxygen, for a teacher to label."""
     monkeypatch.setenv("MLFFD_GUARD", "collect")
     atoms = Atoms("OArOH", [[1, 1, 1], [6, 6, 6], [3, 1, 1], [1, 4, 1]], cell=[12, 12, 12], pbc=True)
-    write_lammps_data(tmp_path / "mixed.data", atoms, ("O", "Ar", "H"))
+    write_data_file(tmp_path / "mixed.data", atoms, ("O", "Ar", "H"))
     write_student(tmp_path, route, SEEN)
     style, first = {
         "mliap": ("mliap unified student.pt 0", "mliap"),

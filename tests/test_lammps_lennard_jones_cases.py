@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.build import bulk
-from lammps_process import read_dump, read_thermo, write_lammps_data
+from lammps_process import read_dump, read_thermo
 from lammps_routes import ROUTES
 from test_lammps_run import LENNARD_JONES, LJ_CUT, NOBLE
 
+from mlffd.drivers.lammps_program import write_data_file
 from mlffd.students import build_student
 
 pytestmark = pytest.mark.slow
@@ -56,7 +57,7 @@ def folder(request, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp(f"{route}{ranks}")
     solid = bulk("Ar", "fcc", a=5.4, cubic=True).repeat(3)
     solid.symbols[np.random.default_rng(7).permutation(len(solid))[:30]] = "Kr"
-    write_lammps_data(folder / "solid.data", solid, NOBLE)
+    write_data_file(folder / "solid.data", solid, NOBLE)
     ROUTES[route].write(folder, "lj", build_student(LENNARD_JONES), "float64")
     ours = ROUTES[route].potential("lj", "float64", " ".join(NOBLE))
     script = "".join(

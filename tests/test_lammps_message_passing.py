@@ -17,12 +17,12 @@ from lammps_process import (
     run_lammps,
     run_limited,
     single_point,
-    write_lammps_data,
 )
 from test_lammps_run import processors, water_frames
 
 from mlffd.bundle import write_bundle
 from mlffd.drivers.lammps_mliap import export
+from mlffd.drivers.lammps_program import write_data_file
 from mlffd.engine import Engine
 from mlffd.students import build_student
 
@@ -110,12 +110,12 @@ def results(request, students, tmp_path_factory):
     link(students, folder)
     script = ""
     for frame, atoms in frames().items():
-        write_lammps_data(folder / f"{frame}.data", atoms, ("O", "H"))
+        write_data_file(folder / f"{frame}.data", atoms, ("O", "H"))
         for name in RUNS:
             cut = processors(frame, ranks)
             script += single_point(f"{frame}.{name}", f"{frame}.data", atoms, potential(name), cut)
     mixed = with_argon(frames()["sheared"])
-    write_lammps_data(folder / "mixed.data", mixed, ("O", "H", "Ar"))
+    write_data_file(folder / "mixed.data", mixed, ("O", "H", "Ar"))
     script += single_point("mixed", "mixed.data", mixed, HYBRID)
     finished = run_lammps(script, folder, ranks, time_limit=400.0)
     assert finished.status == 0, finished.output
@@ -196,7 +196,7 @@ def traces(students, tmp_path_factory):
     for ranks in (1, 4):
         folder = tmp_path_factory.mktemp(f"nve{ranks}")
         link(students, folder)
-        write_lammps_data(folder / "liquid.data", frames()["liquid"], ("O", "H"))
+        write_data_file(folder / "liquid.data", frames()["liquid"], ("O", "H"))
         finished = run_lammps(NVE.format(potential=potential("two")), folder, ranks, time_limit=300.0)
         assert finished.status == 0, finished.output
         thermo[ranks] = read_thermo(folder / "log.lammps")
@@ -239,7 +239,7 @@ print "energy $(pe:%.17g)"
 @pytest.fixture
 def folder(students, tmp_path):
     link(students, tmp_path)
-    write_lammps_data(tmp_path / "liquid.data", frames()["liquid"], ("O", "H"))
+    write_data_file(tmp_path / "liquid.data", frames()["liquid"], ("O", "H"))
     return tmp_path
 
 
@@ -313,7 +313,7 @@ def test_partitions_have_ranks_of_their_own(folder, engines):
     atoms = frames()["liquid"]
     (folder / "liquid.data").rename(folder / "1.data")
     atoms.positions[0] += 0.1
-    write_lammps_data(folder / "2.data", atoms, ("O", "H"))
+    write_data_file(folder / "2.data", atoms, ("O", "H"))
     (folder / "in.copies").write_text(script.replace("liquid.data", "${copy}.data"))
     command = [SCRIPTS / "mpiexec", "-n", "4", SCRIPTS / "lmp", "-partition", "2x2", "-in", "in.copies"]
     finished = run_limited(command, folder, time_limit=60.0)

@@ -12,7 +12,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
-from lammps_process import BAR, read_result, run_lammps, single_point, write_lammps_data
+from lammps_process import BAR, read_result, run_lammps, single_point
 from plugin_process import add_bond, mlffd, needs, random_student, run_plugin, write_students
 from test_lammps_run import INPUTS, NVE, processors, water_frames
 
@@ -20,6 +20,7 @@ from mlffd import graph as graphs
 from mlffd.bundle import write_bundle
 from mlffd.drivers.lammps_log import read_log, summarize
 from mlffd.drivers.lammps_plugin import build_plugin
+from mlffd.drivers.lammps_program import write_data_file
 from mlffd.engine import Engine
 from mlffd.errors import ConfigError
 from mlffd.predict import array, pair_gradient
@@ -58,7 +59,7 @@ def evaluate_frames(folder: Path, ranks: int, family: str, kinds: dict[str, tupl
     script = ""
     for name, atoms in frames().items():
         for kind, (elements, potential) in kinds.items():
-            write_lammps_data(folder / f"{name}.{elements}", atoms, tuple(elements.split()))
+            write_data_file(folder / f"{name}.{elements}", atoms, tuple(elements.split()))
             potential = potential.format(name=name)
             script += single_point(
                 f"{name}.{kind}", f"'{name}.{elements}'", atoms, potential, processors(name, ranks)
@@ -146,7 +147,7 @@ def test_atomic_virials(results, family, frame):
 def folder(tmp_path, family) -> Path:
     """Weights of both elements' student, and a box of water-like atoms in ``liquid.data``."""
     write_students(tmp_path, family)
-    write_lammps_data(tmp_path / "liquid.data", frames()["liquid"], ("O", "H"))
+    write_data_file(tmp_path / "liquid.data", frames()["liquid"], ("O", "H"))
     return tmp_path
 
 
@@ -171,7 +172,7 @@ def test_other_atoms_belong_to_other_styles(folder, family):
     mixed = argon[:1] + atoms[:40] + argon[1:2] + atoms[40:] + argon[2:]
     mixed.set_cell(atoms.cell)
     mixed.pbc = True
-    write_lammps_data(folder / "liquid.data", mixed, ("O", "Ar", "H"))
+    write_data_file(folder / "liquid.data", mixed, ("O", "Ar", "H"))
     lj_cut = "pair_coeff 1*3 2 {0} 0.01 3.0\npair_coeff 2 3 {0} 0.01 3.0\n"
     script = (
         START
@@ -352,7 +353,7 @@ def test_heat_flux_moves_the_energy(tmp_path):
     """Of a cluster, sum x_i E_i changes by the flux that LAMMPS makes of atomic energies and virials."""
     needs("local")
     write_students(tmp_path, "local")
-    write_lammps_data(tmp_path / "vapor.data", frames()["vapor"], ("O", "H"))
+    write_data_file(tmp_path / "vapor.data", frames()["vapor"], ("O", "H"))
     finished = run_plugin(HEAT_FLUX.format(potential=mlffd("local")), tmp_path, 2)
     assert finished.status == 0, finished.output
     thermo = read_log(tmp_path / "log.lammps").thermo

@@ -6,11 +6,12 @@ import shutil
 import numpy as np
 import pytest
 from ase import Atoms
-from lammps_process import Finished, write_lammps_data
+from lammps_process import Finished
 from plugin_process import STOCK, add_bond, mlffd, needs, run_plugin, write_students
 from test_lammps_run import INPUTS
 
 from mlffd.drivers.lammps_plugin import build_plugin, find_lammps
+from mlffd.drivers.lammps_program import write_data_file
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +36,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("failures")
     left = 1.2 * np.indices((2, 2, 3)).reshape(3, -1).T + [5.0, 3.0, 3.0]
     atoms = Atoms("OH" * 12, np.concatenate([left, left + [20.0, 0.0, 0.0]]), cell=[40, 10, 10], pbc=True)
-    write_lammps_data(folder / "clusters.data", atoms, ("O", "H"))
+    write_data_file(folder / "clusters.data", atoms, ("O", "H"))
     add_bond(folder / "clusters.data", folder / "bonded.data")
     write_students(folder, *FAMILIES)
     whole = (folder / "local.weights").read_bytes()
@@ -119,9 +120,10 @@ def test_settings_of_lammps(folder, ranks, before, after, why):
     assert why in reason(fail(folder, ranks, mlffd("local") + "\nrun 0\n", start))
 
 
-def test_special_bonds_that_hide_pairs(folder):
+@pytest.mark.parametrize("factors", ["0 0 0", "1 1 0"])
+def test_special_bonds_that_hide_pairs(folder, factors):
     start = START.replace("newton on", "newton on\natom_style bond\nbond_style zero")
-    commands = "bond_coeff *\n" + mlffd("local") + "\nrun 0\n"
+    commands = f"bond_coeff *\nspecial_bonds lj/coul {factors}\n{mlffd('local')}\nrun 0\n"
     assert "special_bonds lj/coul 1 1 1" in reason(fail(folder, 1, commands, start, "bonded.data"))
 
 

@@ -13,11 +13,12 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
-from lammps_process import read_result, run_lammps, single_point, write_lammps_data
+from lammps_process import read_result, run_lammps, single_point
 
 from mlffd.bundle import write_bundle
 from mlffd.drivers.lammps_log import read_log, summarize
 from mlffd.drivers.lammps_mliap import export
+from mlffd.drivers.lammps_program import write_data_file
 from mlffd.engine import Engine
 from mlffd.students import build_student
 
@@ -140,13 +141,13 @@ def results(request, bundles, tmp_path_factory):
     export(bundles / "local.mlffd", folder / "float32.pkl", dtype="float32")
     script = ""
     for name, atoms in noble_frames().items():
-        write_lammps_data(folder / f"{name}.noble", atoms, NOBLE)
+        write_data_file(folder / f"{name}.noble", atoms, NOBLE)
         cut = processors(name, ranks)
         script += single_point(f"{name}.lj", f"{name}.noble", atoms, mliap("lj.pt", NOBLE), cut)
         script += single_point(f"{name}.lj_cut", f"{name}.noble", atoms, LJ_CUT, cut)
     for name, atoms in water_frames().items():
         for elements in [("O", "H"), ("H", "O")]:
-            write_lammps_data(folder / f"{name}.{''.join(elements)}", atoms, elements)
+            write_data_file(folder / f"{name}.{''.join(elements)}", atoms, elements)
         cut = processors(name, ranks)
         for result, file, elements in [
             ("float64", "float64.pt", ("O", "H")),

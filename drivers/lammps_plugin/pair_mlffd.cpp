@@ -245,7 +245,9 @@ void PairMLFFD::init_style() {
     error->all(FLERR, "pair_style mlffd works in units metal or real, not " + units);
   if (!force->newton_pair) error->all(FLERR, "pair_style mlffd requires newton on");
   // in pair_style hybrid the bonds may be those of other atoms; LAMMPS warns
-  const bool bonded_are_hidden = force->special_lj[1] == 0.0 && force->special_coul[1] == 0.0;
+  bool bonded_are_hidden = false;
+  for (int bonds = 1; bonds <= 3; ++bonds)
+    bonded_are_hidden |= force->special_lj[bonds] == 0.0 && force->special_coul[bonds] == 0.0;
   if (force->pair == this && atom->nbonds > 0 && bonded_are_hidden)
     error->all(
         FLERR, "special_bonds hides bonded atoms from pair_style mlffd: give `special_bonds lj/coul 1 1 1`");
