@@ -16,6 +16,7 @@ from fix_process import run_fix
 from lammps_process import (
     SINGLE_POINT,
     LammpsResult,
+    read_dump,
     read_result,
     run_lammps,
     single_point,
@@ -223,6 +224,37 @@ def test_fix_python_gives_forces_only(embedded):
             np.testing.assert_allclose(found.forces, forces, rtol=0, atol=2e-4)
             assert found.energy == 0.0
     assert any("forces only: no energy, no pressure" in line for line in finished.lines("mlffd: "))
+
+
+FORCES_ONLY = """
+clear
+units metal
+atom_style atomic
+read_data solid.noble
+{potential}
+velocity all create 40.0 4711 mom yes dist gaussian loop all
+neighbor 0.5 bin
+neigh_modify every 1 delay 0 check yes
+timestep 0.002
+fix motion all nve
+run 1000
+write_dump all custom {name}.end id x y z vx vy vz fx fy fz modify sort id format float %.17g
+"""
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_fix_python_moves_atoms_as_lj_cut(folder, ranks):
+    """1000 steps at constant energy end where those of lj/cut do. Seen to fail in float32."""
+    write_data_file(folder / "solid.noble", noble_frames()["solid"], NOBLE)
+    script = ""
+    for name, potential in (("lj_cut", LJ_CUT), ("lj", by_python("lj", "Ar Kr", route="fix_python"))):
+        script += FORCES_ONLY.format(name=name, potential=potential)
+    environment = "python source here \"import os; os.environ.update(MLFFD_DTYPE='float64')\"\n"
+    finished = run_lammps(environment + script, folder, ranks, time_limit=240.0)
+    assert finished.status == 0, finished.output
+    ours, theirs = (read_dump(folder / f"{name}.end")[0].columns for name in ("lj", "lj_cut"))
+    for column, expected_values in theirs.items():
+        np.testing.assert_allclose(ours[column], expected_values, rtol=0, atol=1e-7, err_msg=column)
 
 
 LOOP = """
