@@ -19,6 +19,10 @@ An input of the first kind::
     python fix_external invoke
 
 ``water`` is a bundle or the name of a shipped student; ``O H`` are the elements of the atom types, or NULL.
+The student is no pair style then: ``compute pressure``, ``pe`` and ``stress/atom`` have its share under the
+keyword ``fix``, not ``pair``, and what asks the pair style for pairs (``group/group``,
+``centroid/stress/atom``) knows nothing of it.
+
 Both functions issue the commands pair_style, pair_coeff and fix. The fix must come before those that change
 forces (``fix setforce``, ``fix shake``), for LAMMPS takes fixes in the order in which they are defined.
 
@@ -28,6 +32,7 @@ and of ``drivers/lammps_guard.py``, MLFFD_GUARD and its kin.
 
 import ctypes
 import os
+import signal
 import sys
 from collections.abc import Callable
 from ctypes import c_void_p
@@ -108,6 +113,8 @@ def attach_external(
         LammpsStopped: LAMMPS refuses a command.
     """
     atoms = AtomsOfLammps(instance, engine, elements)
+    # Python would raise KeyboardInterrupt in the callback, where it is lost: the run would go on
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     _prepare(atoms, "fix external", in_hybrid)
     command(instance, f"fix {FIX} all external pf/callback 1 1")
     command(instance, f"fix_modify {FIX} energy yes virial yes")

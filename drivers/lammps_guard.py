@@ -37,6 +37,7 @@ from mlffd.drivers.lammps_ranks import rank_and_size
 from mlffd.errors import ConfigError, GuardError
 
 LOOKS_PER_COUNT = 10
+UNKNOWN = "by pair forces alone, as the bundle does not say what training saw: mlffd repair --labels"
 POLICIES = ("warn", "stop", "collect", "off")
 
 
@@ -83,6 +84,7 @@ class Guard:
         self.settings = settings or GuardSettings.from_environment()
         self.limits = AtomicLimits(metadata, species)
         self.n_checked = self.n_flagged = self.n_written = 0
+        self._n_gathered = 0  # as many on all ranks
         self._last_step, self._n_skipped, self._n_looks = None, 0, 0
         self._first = self._worst = Flag(0.0, "", "")
         self._has_joined, self._communicator, self._rank = False, None, 0
@@ -143,6 +145,8 @@ class Guard:
 
     def __str__(self) -> str:
         line = f"{self.n_flagged} of {self.n_checked} evaluations flagged"
+        if not self.limits.known:
+            line += f" ({UNKNOWN})"
         if self.n_flagged:
             line += f"; first at {self._first.where}; worst at {self._worst}"
         return line + (f"; {self.n_written} frames in {self.settings.file}" if self.n_written else "")
@@ -167,7 +171,7 @@ class Guard:
         return True
 
     def _describe(self, found: "Found", instance, atomic_numbers) -> "Flag":
-        tags = np.arange(len(atomic_numbers)) if instance is None else instance.tags()
+        tags = np.arange(len(atomic_numbers)) if instance is None else _tags(instance)
         names = [f"{chemical_symbols[atomic_numbers[k]]} {tags[k]}" for k in found.atoms]
         where = f"step {instance.step()}" if instance else f"evaluation on rank {rank_and_size()[0]}"
         return Flag(found.excess, where, found.sentence.format(*names))
@@ -180,7 +184,7 @@ class Guard:
         self._worst = max(self._worst, flag, key=lambda one: one.excess)
         written = ""
         policy = self.settings.policy
-        if policy == "stop" or (policy == "collect" and self.n_written < self.settings.n_frames):
+        if policy == "stop" or (policy == "collect" and self._n_gathered < self.settings.n_frames):
             written = self._write(flag, instance, atomic_numbers)
         if policy == "stop":
             self.n_checked = 0  # the error says it all
@@ -193,7 +197,7 @@ class Guard:
         if instance is None:
             return "; the frame cannot be written, as LAMMPS was not found from Python"
         frame = gather_frame(instance, atomic_numbers)
-        self.n_written += 1
+        self._n_gathered += 1
         if frame is None:
             return ""
         frame.info.update(step=instance.step(), guard=str(flag))
@@ -202,6 +206,7 @@ class Guard:
             ase.io.write(self.settings.file, frame, format="extxyz", append=True, parallel=False)
         except OSError as error:
             return f"; the frame cannot be written to {self.settings.file}: {error.strerror}"
+        self.n_written += 1
         return f"; frame in {self.settings.file}"
 
 
@@ -235,6 +240,7 @@ class AtomicLimits:
         self.shortest[np.ix_(species, species)] = known.shortest
         self.squared = self.shortest**2
         self.largest_squared = self.squared.max()
+        self.known = bool(self.largest_squared)
         self.largest_pair_force = known.largest_pair_force
         self.species = species
         self.species_idx = np.zeros(len(chemical_symbols), dtype=np.int64)
@@ -313,17 +319,25 @@ def gather_frame(instance: LammpsInstance, atomic_numbers: np.ndarray) -> Atoms 
     The cell begins at the origin; ids are the array ``tag``.
     """
     own = slice(instance.n_local)
-    part = instance.tags()[own], np.asarray(atomic_numbers)[own], instance.positions()[own].copy()
+    part = _tags(instance)[own], np.asarray(atomic_numbers)[own], instance.positions()[own].copy()
     communicator = instance.communicator()
     parts = [part] if communicator is None else communicator.gather(part)
     if parts is None:
         return None
     tags, numbers, positions = map(np.concatenate, zip(*parts))
-    order = np.argsort(tags)
+    order = np.argsort(tags, kind="stable")
     origin, cell, pbc = instance.box()
     frame = Atoms(numbers[order], positions=positions[order] - origin, cell=cell, pbc=pbc)
     frame.new_array("tag", tags[order])
     return frame
+
+
+def _tags(instance: LammpsInstance) -> np.ndarray:
+    """Atom ids (n_all,); zeros where the input has ``atom_modify id no``."""
+    try:
+        return instance.tags()
+    except ConfigError:
+        return np.zeros(instance.n_all, np.int64)
 
 
 def _anywhere(flagged: bool, communicator) -> bool:

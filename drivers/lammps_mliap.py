@@ -155,9 +155,9 @@ class MliapStudent:
         with EndsAllRanks("cannot compute forces"):
             self._check_pairs_did_not_vanish(data)
             instance = instance_behind(data)
-            if instance is not None:
-                _check_settings(instance)
             frame = Frame(data)
+            if instance is not None:
+                _check_settings(instance, frame)
             atomic_numbers = self._atomic_numbers(frame.elems)
             atomic_energies, pair_gradient = self.messages.evaluate(frame, atomic_numbers, instance)
             pairs = frame.pair_i, frame.pair_j, frame.rij
@@ -203,19 +203,30 @@ class MliapStudent:
         return self.species[elems]
 
 
-def _check_settings(instance: LammpsInstance) -> None:
-    """Refuse what would silently be wrong; they may change from one run to the next.
+def _check_settings(instance: LammpsInstance, frame: "Frame") -> None:
+    """Refuse what would silently be wrong; settings may change from one run to the next.
 
     Raises:
         ConfigError: energies would not be in eV, or bonded atoms not be neighbors.
+        NonFinitePositionsError: an atom is at no finite place. LAMMPS leaves its pairs out, and goes on.
     """
+    # of a Kokkos run the positions are on the device
+    if frame.kokkos_data is None and not np.isfinite(instance.positions()).all():
+        raise NonFinitePositionsError("coordinates are not numbers any more; did the run explode?")
     if instance.units() != "metal":
         raise ConfigError(f"pair_style mliap takes students in units metal, not {instance.units()}")
-    # in pair_style hybrid the bonds may be those of other atoms; LAMMPS warns
-    if not instance.pair_style().startswith("hybrid") and instance.hides_bonded_atoms():
+    if instance.hides_bonded_atoms() and not _has_other_atoms(instance, frame):
         raise ConfigError(
             "special_bonds hides bonded atoms from the student: give `special_bonds lj/coul 1 1 1`"
         )
+
+
+def _has_other_atoms(instance: LammpsInstance, frame: "Frame") -> bool:
+    """Whether the bonds may be those of atoms that are not the student's, as in pair_style hybrid; LAMMPS
+    warns of them. COLLECTIVE."""
+    communicator = instance.communicator()
+    has_some = bool((frame.elems < 0).any())
+    return has_some if communicator is None else any(communicator.allgather(has_some))
 
 
 class Frame:

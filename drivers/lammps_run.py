@@ -40,9 +40,13 @@ OWN = ("pair_style", "pair_coeff", "replicate")  # commands that are looked at h
 VARIABLES = {"precision": "MLFFD_DTYPE", "threads": "MLFFD_THREADS", "guard": "MLFFD_GUARD"}
 # these deal with the forces that they find: LAMMPS takes fixes in their order, and the student's comes first
 AFTER_FORCES = (
-    "aveforce", "freeze", "lineforce", "neb", "planeforce", "rattle", "setforce", "shake", "store/force",
-    "ti/spring",
+    "aveforce", "freeze", "grem", "lineforce", "neb", "planeforce", "rattle", "setforce", "shake",
+    "store/force", "ti/spring",
 )  # fmt: skip
+
+
+# these would ask pair_style zero, in the student's place, and print what is not the student's
+OF_PAIRS = ("centroid/stress/atom", "group/group", "pair_write")
 
 
 @dataclass(frozen=True)
@@ -225,6 +229,9 @@ def check_lines(path: Path, lines: list[Line]) -> None:
             raise refused(path, line, "pair_style must be a line of its own, not part of another command")
         if line.words[:2] == ["run_style", "respa"]:
             raise refused(path, line, "fix external has no forces for run_style respa")
+        asking = line.words[3] if line.name == "compute" and len(line.words) > 3 else line.name
+        if asking in OF_PAIRS:
+            raise refused(path, line, f"{asking} asks the pair style, and fix external is none")
         for label in re.findall(r"\bjump\s+SELF\s+([^\s\"']+)", line.code):
             if labels.get(label, piece) != piece:
                 raise refused(path, line, f"the jump to {label} leads across a line of {' or '.join(OWN)}")
@@ -383,7 +390,8 @@ def read_exported(path: Path) -> tuple[Bundle, str, str]:
             with zipfile.ZipFile(path) as archive:
                 (name,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
                 content = archive.read(name)
-        constants = [constant for _, constant, _ in pickletools.genops(content) if constant is not None]
+        operations = pickletools.genops(content)
+        constants = [value for code, value, _ in operations if value is not None and code.name != "FRAME"]
         format_number, bundle_bytes, device, dtype = constants[constants.index("load_mliap") + 1 :][:4]
         if format_number != FORMAT or not isinstance(bundle_bytes, bytes):
             raise ValueError("another format")

@@ -3,14 +3,15 @@
 
 A bundle's metadata may hold, under ``training_domain``::
 
-    {"shortest_distance": {"H-H": 1.29, "H-O": 0.88, "O-O": 2.39},   Å, by pair of elements
+    {"shortest_distance": {"H-H": 1.29, "H-O": 0.88, "O-O": 2.39},   Å, in a frame, by pair of elements
      "neighbors": {"H-H": [32, 57], "H-O": [16, 30], "O-H": [34, 57], "O-O": [15, 28]},
                                     of one atom within the cutoff, fewest and most: O-H are the H around an O
      "largest_pair_force": 5.3,     eV/Å, of the student: |dE/dr_ij| of one edge i-j
      "largest_force": 6.5}          eV/Å, of the teacher, on one atom
 
-taken over all frames that the student was trained on. Pairs of elements that were never within the cutoff of
-each other have no shortest distance.
+taken over the frames that the student was trained on; one frame in twenty may go beyond distances and forces,
+as those may that a student sampled when it was about to collapse. Pairs of elements that were never within
+the cutoff of each other have no shortest distance.
 
 Numbers of neighbors tell environments apart that have nothing to do with training, such as a surface or a
 molecule that has left the liquid. Distances from the training set in the space of the student's invariants

@@ -58,6 +58,12 @@ def folder(tmp_path_factory):
     return folder
 
 
+HYBRID = """bond_style zero
+bond_coeff *
+pair_style hybrid/overlay mliap unified {file} 0 zero 5.0
+pair_coeff * * zero"""
+
+
 def fail(
     folder, ranks, data="clusters.data", file="good.pt", elements="O H", before="", steps=0, script=INPUT
 ) -> Finished:
@@ -101,6 +107,19 @@ def test_settings_that_would_silently_be_wrong(folder, ranks, setting, data, bef
     finished = fail(folder, ranks, data=data, before=before, script=script)
     assert why in reason(finished)
     assert not finished.lines("   Step")
+
+
+@BOTH
+def test_bonds_of_the_student_within_hybrid(folder, ranks):
+    """Every type is the student's, so the bonds are. Seen to run on, without one pair of neighbors."""
+    script = INPUT.replace("atom_style atomic\n", "").replace(
+        "units metal\n", "units metal\natom_style bond\n", 1
+    )
+    script = script.replace("pair_style mliap unified {file} 0", HYBRID).replace(
+        "* * {elements}", "* * mliap {elements}"
+    )
+    finished = fail(folder, ranks, data="bonded.data", script=script)
+    assert "give `special_bonds lj/coul 1 1 1`" in reason(finished)
 
 
 @BOTH
@@ -157,13 +176,11 @@ def test_coordinates_in_a_file_that_are_nan(folder):
     assert "Expected floating point parameter instead of 'nan'" in finished.lines("ERROR")[0]
 
 
-def test_one_atom_becomes_nan(folder):
-    """Another atom that moves makes LAMMPS look."""
-    before = "group last id 24\nvelocity last set v_nan 0 0\nvelocity all create 1e6 1"
-    finished = fail(
-        folder, 2, before="\n".join(before.splitlines()[::-1][:1] + before.splitlines()[:2]), steps=50
-    )
-    assert "Non-numeric atom coords" in finished.lines("ERROR")[0]
+@BOTH
+def test_one_atom_becomes_nan(folder, ranks):
+    """The others stand still. Seen to run on to the end, without the pairs of that atom, and exit with 0."""
+    finished = fail(folder, ranks, before="group last id 24\nvelocity last set v_nan 0 0", steps=50)
+    assert "coordinates are not numbers any more" in reason(finished)
 
 
 @BOTH

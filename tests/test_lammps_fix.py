@@ -5,15 +5,19 @@
 environment. All frames of a number of ranks go through one process, as starting one costs seconds.
 """
 
+import os
 import re
 import shutil
+import signal
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ase import Atoms
-from fix_process import run_fix
+from fix_process import MODULE, run_fix
 from lammps_process import (
+    SCRIPTS,
     SINGLE_POINT,
     LammpsResult,
     read_dump,
@@ -224,6 +228,36 @@ def test_fix_python_gives_forces_only(embedded):
             np.testing.assert_allclose(found.forces, forces, rtol=0, atol=2e-4)
             assert found.energy == 0.0
     assert any("forces only: no energy, no pressure" in line for line in finished.lines("mlffd: "))
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_interrupted_run_ends(folder, ranks):
+    """Seen to go on, with forces of the step before, on one rank; and to hang on two."""
+    (folder / "in.long").write_text(LONG)
+    program = [SCRIPTS / "mlffd", "lammps", "run", "in.long"]
+    command = [SCRIPTS / "mpiexec", "-n", "2", *program] if ranks == 2 else program
+    (packages,) = MODULE.glob("python3*/site-packages")
+    with subprocess.Popen(
+        list(map(str, command)), cwd=folder, env={**os.environ, "PYTHONPATH": str(packages)},
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        for line in process.stdout:
+            if line.split()[:1] == ["20"]:  # steps are made
+                break
+        os.killpg(process.pid, signal.SIGINT)  # as the terminal does
+        assert process.wait(30) != 0
+
+
+LONG = f"""
+units metal
+read_data liquid.OH
+{mliap("local", ("O", "H"))}
+fix motion all nve
+thermo 10
+thermo_modify flush yes
+run 1000000
+"""
 
 
 FORCES_ONLY = """

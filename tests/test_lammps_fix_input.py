@@ -51,6 +51,8 @@ def test_lines_are_those_that_lammps_reads(tmp_path):
         ("units metal\nrun 0", "has no pair_style: it must be in this file"),
         ('pair_style none\nif "1" then "pair_style mlffd"', "line 2: pair_style must be a line of its own"),
         ("pair_style mlffd\nrun_style respa 2 2", "line 2: fix external has no forces for run_style respa"),
+        ("pair_style mlffd\npair_write 1 1 9 r 1 2 x y", "line 2: pair_write asks the pair style"),
+        ("pair_style mlffd\ncompute c all group/group all", "line 2: group/group asks the pair style"),
         (
             'label a\npair_style mlffd\npair_coeff * * x O\nif "1" then "jump SELF a"',
             "line 4: the jump to a leads across",
@@ -118,6 +120,12 @@ def test_bundle_of_an_exported_file(tmp_path, suffix):
     file = export(tmp_path / "a.mlffd", tmp_path / f"a.{suffix}", device="cuda", dtype="float64")
     bundle, device, dtype = read_exported(file)
     assert (bundle.metadata["name"], device, dtype) == ("argon", "cuda", "float64")
+
+
+def test_the_shipped_student_of_an_exported_file(tmp_path):
+    """Large enough to be pickled in several frames. Seen to fail: their lengths taken for constants."""
+    bundle, device, dtype = read_exported(export("water", tmp_path / "water.pt", dtype="float64"))
+    assert (bundle.metadata["name"], device, dtype) == ("water", "cpu", "float64")
 
 
 class Trap:

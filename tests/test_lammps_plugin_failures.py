@@ -120,6 +120,14 @@ def test_settings_of_lammps(folder, ranks, before, after, why):
     assert why in reason(fail(folder, ranks, mlffd("local") + "\nrun 0\n", start))
 
 
+def test_special_bonds_within_hybrid(folder):
+    """Every type is the student's, so the bonds are. Seen to run on."""
+    start = START.replace("newton on", "newton on\natom_style bond\nbond_style zero")
+    commands = "bond_coeff *\npair_style hybrid/overlay mlffd zero 5.0\npair_coeff * * zero\n"
+    commands += "pair_coeff * * mlffd local.weights O H\nrun 0\n"
+    assert "special_bonds lj/coul 1 1 1" in reason(fail(folder, 1, commands, start, "bonded.data"))
+
+
 @pytest.mark.parametrize("factors", ["0 0 0", "1 1 0"])
 def test_special_bonds_that_hide_pairs(folder, factors):
     start = START.replace("newton on", "newton on\natom_style bond\nbond_style zero")

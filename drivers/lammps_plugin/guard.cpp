@@ -179,14 +179,14 @@ void Guard::act(const Found &found, int rank) {
   if (++n_flagged_ == 1) first_step_ = update->ntimestep;
   if (excess > worst_excess_) worst_excess_ = excess, worst_ = flag;
   std::string written;
-  if (policy_ == STOP || (policy_ == COLLECT && n_written_ < n_frames_)) written = write_frame(flag);
+  if (policy_ == STOP || (policy_ == COLLECT && n_gathered_ < n_frames_)) written = write_frame(flag);
   if (policy_ == STOP) {
     n_checked_ = 0;  // the error says it all
-    error->all(FLERR, "mlffd guard: " + flag + ": outside of what the student was trained on" + written);
+    error->all(FLERR, "mlffd: guard: " + flag + ": outside of what the student was trained on" + written);
   }
   if (rank_ == 0 && is_round(n_flagged_))
     error->warning(
-        FLERR, "mlffd guard: " + flag + written + " (flagged: " + std::to_string(n_flagged_) + ")");
+        FLERR, "mlffd: guard: " + flag + written + " (flagged: " + std::to_string(n_flagged_) + ")");
 }
 
 std::string Guard::describe(const Found &found) const {
@@ -218,11 +218,11 @@ std::string Guard::write_frame(const std::string &why) {
   if (rank_ == 0) all.resize(starts.back() + sizes.back());
   MPI_Gatherv(
       own.data(), n_own, MPI_DOUBLE, all.data(), sizes.data(), starts.data(), MPI_DOUBLE, 0, world);
-  ++n_written_;
+  ++n_gathered_;
   return rank_ == 0 ? append(all, why) : "";
 }
 
-std::string Guard::append(const std::vector<double> &rows, const std::string &why) const {
+std::string Guard::append(const std::vector<double> &rows, const std::string &why) {
   FILE *stream = fopen(file_.c_str(), "a");
   if (!stream) return "; the frame cannot be written to " + file_ + ": " + strerror(errno);
   std::vector<const double *> atoms;
@@ -242,13 +242,17 @@ std::string Guard::append(const std::vector<double> &rows, const std::string &wh
         stream, "%-2s %.10g %.10g %.10g %.0f\n", symbols_[int(a[1])].c_str(), a[2] - origin[0],
         a[3] - origin[1], a[4] - origin[2], a[0]);
   const bool failed = ferror(stream) != 0;
-  return fclose(stream) || failed ? "; the frame could not be written to " + file_ : "; frame in " + file_;
+  if (fclose(stream) || failed) return "; the frame could not be written to " + file_;
+  ++n_written_;
+  return "; frame in " + file_;
 }
 
 void Guard::summarize() {
   if (n_checked_ == 0 || rank_ != 0) return;
-  std::string line = "mlffd guard: " + std::to_string(n_flagged_) + " of " + std::to_string(n_checked_) +
+  std::string line = "mlffd: guard: " + std::to_string(n_flagged_) + " of " + std::to_string(n_checked_) +
                      " evaluations flagged";
+  if (*std::max_element(least_squares_.begin(), least_squares_.end()) == 0.0)
+    line += " (by pair forces alone, as the weights do not say what training saw: mlffd repair --labels)";
   if (n_flagged_) line += "; first at step " + std::to_string(first_step_) + "; worst at " + worst_;
   if (n_written_) line += "; " + std::to_string(n_written_) + " frames in " + file_;
   utils::logmesg(lmp, line + "\n");

@@ -51,7 +51,7 @@ class Guard : protected LAMMPS_NS::Pointers {
   void act(const Found &worst, int rank);
   std::string describe(const Found &found) const;
   std::string write_frame(const std::string &why);
-  std::string append(const std::vector<double> &rows, const std::string &why) const;
+  std::string append(const std::vector<double> &rows, const std::string &why);
   void summarize();
 
   Policy policy_ = WARN;
@@ -68,6 +68,7 @@ class Guard : protected LAMMPS_NS::Pointers {
 
   LAMMPS_NS::bigint last_step_ = -2, n_checked_ = 0, n_flagged_ = 0, first_step_ = 0;
   int n_skipped_ = 0, n_looks_ = 0, n_written_ = 0;
+  int n_gathered_ = 0;  // as many on all ranks
   double worst_excess_ = 0.0;
   std::string worst_;
 };

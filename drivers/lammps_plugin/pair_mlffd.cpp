@@ -244,11 +244,12 @@ void PairMLFFD::init_style() {
   else
     error->all(FLERR, "pair_style mlffd works in units metal or real, not " + units);
   if (!force->newton_pair) error->all(FLERR, "pair_style mlffd requires newton on");
-  // in pair_style hybrid the bonds may be those of other atoms; LAMMPS warns
+  // in pair_style hybrid the bonds may be those of atoms of other types; LAMMPS warns
+  const bool knows_all_types = std::all_of(map + 1, map + atom->ntypes + 1, [](int e) { return e >= 0; });
   bool bonded_are_hidden = false;
   for (int bonds = 1; bonds <= 3; ++bonds)
     bonded_are_hidden |= force->special_lj[bonds] == 0.0 && force->special_coul[bonds] == 0.0;
-  if (force->pair == this && atom->nbonds > 0 && bonded_are_hidden)
+  if (knows_all_types && atom->nbonds > 0 && bonded_are_hidden)
     error->all(
         FLERR, "special_bonds hides bonded atoms from pair_style mlffd: give `special_bonds lj/coul 1 1 1`");
   neighbor->add_request(this, NeighConst::REQ_FULL);

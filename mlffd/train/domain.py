@@ -11,23 +11,26 @@ from mlffd.students.student import Student
 from mlffd.train.loss import Target
 
 DIGITS = 5
+# One frame in twenty may go beyond a limit. Rounds of sampling by a student bring in frames from the brink of
+# a collapse, to teach it better; they say nothing of where it can be trusted.
+BEYOND = 0.05
 
 
 def training_domain(student: Student, frames: list[tuple[Graph, Target]]) -> dict:
     """The entry of the metadata for a student that was trained on ``frames``."""
-    shortest, neighbors, pair_force, force = {}, {}, 0.0, 0.0
+    shortest, neighbors, pair_forces, forces = {}, {}, [], []
     for graph, target in frames:
         for name, distance in shortest_distances(graph).items():
-            shortest[name] = min(distance, shortest.get(name, np.inf))
+            shortest.setdefault(name, []).append(distance)
         for name, (fewest, most) in neighbor_counts(graph, student.species).items():
             before = neighbors.get(name, (fewest, most))
             neighbors[name] = [min(fewest, before[0]), max(most, before[1])]
         gradient = pair_gradient(student, graph)[1].detach()
-        pair_force = max(pair_force, largest_norm(gradient))
-        force = max(force, largest_norm(target.forces))
-    domain = {"largest_pair_force": pair_force, "largest_force": force}
+        pair_forces.append(largest_norm(gradient))
+        forces.append(largest_norm(target.forces))
+    domain = {"largest_pair_force": usual_largest(pair_forces), "largest_force": usual_largest(forces)}
     domain = {name: rounded(value) for name, value in domain.items() if value > 0.0}
-    shortest = {name: rounded(shortest[name]) for name in sorted(shortest)}
+    shortest = {name: rounded(-usual_largest([-d for d in shortest[name]])) for name in sorted(shortest)}
     return {"shortest_distance": shortest, "neighbors": neighbors, **domain}
 
 
@@ -51,6 +54,11 @@ def neighbor_counts(graph: Graph, species: tuple[int, ...]) -> dict[str, tuple[i
             of_center = counts[numbers == center]
             found[center_name(center, neighbor)] = int(of_center.min()), int(of_center.max())
     return found
+
+
+def usual_largest(values: list[float]) -> float:
+    """The least of the values that at most BEYOND of them exceed; the largest of up to twenty."""
+    return float(np.quantile(values, 1.0 - BEYOND, method="higher"))
 
 
 def largest_norm(vectors: torch.Tensor) -> float:
