@@ -451,10 +451,13 @@ def count(n: int, what: str) -> str:
 
 def verdict(checks: list[Check]) -> str:
     """The last line."""
-    failed, skipped = (sum(check.status == status for check in checks) for status in ("fail", "skip"))
+    failed = [f"{check.group}: {check.name}" for check in checks if check.status == "fail"]
+    skipped = sum(check.status == "skip" for check in checks)
     rest = f", {skipped} skipped" if skipped else ""
     if failed:
-        return f"mlffd doctor: {failed} of {count(len(checks) - skipped, 'check')} failed{rest}"
+        which = "; ".join(failed[:3]) + ("; ..." if len(failed) > 3 else "")
+        of = count(len(checks) - skipped, "check")
+        return f"mlffd doctor: {len(failed)} of {of} failed{rest}: {which}"
     return f"mlffd doctor: all {count(len(checks) - skipped, 'check')} passed{rest}"
 
 

@@ -111,7 +111,7 @@ def input_text(
         files=files,
         commands=commands,
         boundary=" ".join("p" if periodic else "m" for periodic in atoms.pbc),
-        data=data,
+        data=f'"{data}"' if " " in data else data,
         types=", ".join(f"{k} is {symbol}" for k, symbol in enumerate(elements_of(atoms), 1)),
         pair=pair.format(elements=elements),
         cutoff=student.cutoff,
@@ -192,7 +192,7 @@ MINIMIZE = """
 min_style       cg
 thermo          10
 thermo_style    custom step pe fmax press
-minimize        0.0 1.0e-3 1000 10000    # until no force exceeds 1 meV/Angstrom
+minimize        0.0 1.0e-3 1000 10000    # until no force exceeds 1 meV/Angstrom, at most 1000 times
 write_data      minimized.data nocoeff
 """
 DYNAMICS = """

@@ -255,12 +255,13 @@ def run_lammps_plugin(options) -> None:
 def run_lammps_input(options) -> None:
     """Write a commented LAMMPS input and data file for a structure and a student."""
     from dataclasses import fields
+    from shlex import quote
 
     from mlffd.drivers.lammps_input import RunPlan, write_input
 
     plan = RunPlan(**{field.name: getattr(options, field.name) for field in fields(RunPlan)})
     data = write_input(options.structure, options.student, options.output, plan)
-    print(f"wrote {options.output} and {data}: run it by `lmp -in {options.output.name}` in its folder")
+    print(f"wrote {options.output} and {data}: run it by `lmp -in {quote(options.output.name)}` in its folder")
 
 
 def run_lammps_run(options) -> int:

@@ -20,8 +20,8 @@ from mlffd.errors import BundleError, ConfigError, UnknownElementError
 WATER = Path(__file__).parents[1] / "ipi_inputs" / "water64.xyz"
 
 
-def written(folder: Path, structure=WATER, student: str = "water", **plan) -> Path:
-    output = folder / "in.test"
+def written(folder: Path, structure=WATER, student: str = "water", name: str = "in.test", **plan) -> Path:
+    output = folder / name
     write_input(structure, student, output, RunPlan(**{"steps": 20, **plan}))
     return output
 
@@ -66,7 +66,8 @@ def test_molecule_and_skewed_cell_have_the_engine_s_energies(tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         write(folder / "start.xyz", atoms, format="extxyz")
-        finished = run_plugin(written(folder, folder / "start.xyz", ensemble="nve"), folder)
+        script = written(folder, folder / "start.xyz", name=f"in {name}", ensemble="nve")
+        finished = run_plugin(script, folder)
         assert finished.status == 0, finished.output
         expected = Engine("water").evaluate(atoms)[0].energy
         assert first_potential_energy(folder) == pytest.approx(expected, rel=1e-6)
