@@ -261,7 +261,8 @@ def run_lammps_input(options) -> None:
 
     plan = RunPlan(**{field.name: getattr(options, field.name) for field in fields(RunPlan)})
     data = write_input(options.structure, options.student, options.output, plan)
-    print(f"wrote {options.output} and {data}: run it by `lmp -in {quote(options.output.name)}` in its folder")
+    name = quote(options.output.name)
+    print(f"wrote {options.output} and {data}: run it by `lmp -in {name}` in its folder")
 
 
 def run_lammps_run(options) -> int:
