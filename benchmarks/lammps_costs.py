@@ -3,30 +3,34 @@
 
     python benchmarks/lammps_costs.py [--student BUNDLE] [--only overhead ranks memory]
 
-Overhead: CPU time of a step on one rank, 512 water molecules, less that of the student's kernel on frames of
-such a run; the neighbor list counts as overhead. Ranks: 4096 molecules on one rank and on two, in turn.
-Memory: what the process holds through 20 000 steps of 64 molecules. Writes results/lammps_costs.json and .md.
+Overhead: CPU time of a step on one rank, 512 water molecules, and how much of it the student's kernel takes,
+by a clock within the process (student_clock.c); the neighbor list counts as overhead. Ranks: 4096 molecules
+on one and on two, in turn. Memory: what the process holds through 20 000 steps of 64 molecules. Writes
+results/lammps_costs.json and .md.
 """
 
 import argparse
+import os
+import subprocess
 import sys
+import tempfile
 import threading
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from ase import Atoms
 from ase.io import read
-from harness import RESULTS, BenchmarkError, facts, load_average, report, set_threads
+from harness import RESULTS, BenchmarkError, facts, last_line, load_average, report, set_threads
 from ns_per_day import STOCK_LMP, TIME_STEP, WATER
-from routes import Outcome, Plan, run_lammps, run_plugin, trajectory
+from routes import Outcome, Plan, run_lammps, run_plugin
 
-from mlffd import Engine
-from mlffd.neighbors import build
+from mlffd.kernels.cpu import LIBRARY
 
 ROUTES = {"plugin": "plugin", "mliap": "ML-IAP"}
 MEMORY_STEPS = 20_000
 MIB = 2.0**20
+CLOCK = Path(__file__).with_name("student_clock.c")
+WARM_UP = 30  # evaluations before the clock starts
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,31 +61,53 @@ def measure(options) -> dict:
 
 
 def overhead(options, route: str) -> dict:
-    """CPU seconds a step of LAMMPS and of the student's kernel alone; three rounds in turn."""
-    plan = Plan(read(WATER).repeat(2), TIME_STEP, options.steps, options.repetitions, warm_up=20)
-    load, step, kernel = load_average(), [], []
-    frames = trajectory(plan.atoms, plan.steps + 1, TIME_STEP)
+    """CPU seconds a step, and those of them that the student's kernel takes; three runs."""
+    plan = Plan(read(WATER).repeat(2), TIME_STEP, options.steps * options.repetitions, 1, warm_up=20)
+    load, steps, kernels = load_average(), [], []
     for _ in range(3):
-        step += run(route, options.student, plan).cpu_seconds_per_step
-        kernel.append(kernel_seconds(Engine(options.student), plan.atoms, frames))
-    share = 1.0 - np.median(kernel) / np.median(step)
+        n_steps, seconds, kernel_seconds = clocked(lambda: run(route, options.student, plan))
+        steps.append(seconds / n_steps)
+        kernels.append(kernel_seconds / n_steps)
+    shares = [1.0 - kernel / step for kernel, step in zip(kernels, steps)]
     return {
-        "route": route, "atoms": len(plan.atoms), "cpu_seconds_per_step": step, "kernel_cpu_seconds": kernel,
-        "outside_the_student": float(share), "load_average": [load, load_average()],
+        "route": route, "atoms": len(plan.atoms),
+        "cpu_seconds_per_step": steps, "kernel_cpu_seconds": kernels,
+        "outside_the_student": float(np.median(shares)), "load_average": [load, load_average()],
     }  # fmt: skip
 
 
-def kernel_seconds(engine: Engine, atoms: Atoms, frames: np.ndarray) -> float:
-    """Median CPU seconds of the student's kernel over ``frames`` (n_frames, n_atoms, 3), edges given."""
-    species_idx = np.searchsorted(engine.species, atoms.numbers).astype(np.int32)
-    seconds = []
-    for positions in frames:
-        one = build(positions, atoms.cell.array, atoms.pbc, engine.cutoff)
-        vectors = one.edges.vectors(one.positions, one.cell[None])
-        began = time.process_time()
-        engine.kernel.evaluate(species_idx, one.edges.first_edge, one.edges.neighbor, vectors)
-        seconds.append(time.process_time() - began)
-    return float(np.median(seconds[1:]))
+def clocked(start: Callable[[], Outcome]) -> tuple[int, float, float]:
+    """Evaluations, CPU seconds and those in the student's kernel of the ``lmp`` that ``start`` runs.
+
+    Raises:
+        BenchmarkError: the clock cannot be compiled, or has not seen the student.
+    """
+    with tempfile.TemporaryDirectory(prefix="mlffd-") as folder:
+        clock, said = Path(folder, "clock.so"), Path(folder, "said")
+        command = [
+            "cc",
+            "-O2",
+            "-shared",
+            "-fPIC",
+            f"-DWARM_UP={WARM_UP}",
+            f"-I{LIBRARY.parent}",
+            "-o",
+            clock,
+        ]
+        done = subprocess.run([*command, CLOCK, "-ldl"], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise BenchmarkError(f"{CLOCK.name} cannot be compiled: {last_line(done.stderr)}")
+        variables = {"LD_PRELOAD": clock, "STUDENT_LIBRARY": LIBRARY, "STUDENT_CLOCK": said}
+        os.environ.update({name: str(value) for name, value in variables.items()})
+        try:
+            start()
+        finally:
+            for name in variables:
+                del os.environ[name]
+        if not said.exists():
+            raise BenchmarkError("the student was not called by the name mlffd_evaluate_pairs")
+        n_steps, seconds, kernel_seconds = said.read_text().split()
+    return int(n_steps), float(seconds), float(kernel_seconds)
 
 
 def ranks(options, route: str) -> dict:

@@ -173,7 +173,7 @@ atom_style      atomic
 newton          on
 read_data       start.data
 {force_field}
-neighbor        1.0 bin
+neighbor        {skin:g} bin
 neigh_modify    every 1 delay 0 check yes
 velocity        all create {temperature} 20260704 mom yes rot no dist gaussian
 timestep        {time_step_ps:.10g}
@@ -216,10 +216,12 @@ def run_plugin(plan: Plan, bundle: str, dtype: str, lmp: Path, ranks: int = 1) -
             f"plugin load ./mlffdplugin.so\npair_style mlffd precision {dtype}\n"
             "pair_coeff * * student.weights {elements}"
         )
-        return run_lmp(plan, folder, force_field, lmp, ranks)
+        return run_lmp(plan, folder, force_field, lmp, ranks, skin=1.5)  # as in.water-plugin has it
 
 
-def run_lmp(plan: Plan, folder: Path, force_field: str, lmp: Path, ranks: int = 1) -> Outcome:
+def run_lmp(
+    plan: Plan, folder: Path, force_field: str, lmp: Path, ranks: int = 1, skin: float = 1.0
+) -> Outcome:
     """Any ``lmp`` with any force field; a `run` of its own for the warm-up and for each repetition.
 
     ``force_field``: the commands that set it up, with ``{elements}`` for those of the atom types; files that
@@ -238,7 +240,7 @@ def run_lmp(plan: Plan, folder: Path, force_field: str, lmp: Path, ranks: int = 
     )
     text = LAMMPS_INPUT.format(
         force_field=force_field.format(elements=" ".join(elements)), temperature=TEMPERATURE,
-        time_step_ps=1e-3 * plan.time_step, steps=plan.steps, warm_up=plan.warm_up,
+        time_step_ps=1e-3 * plan.time_step, steps=plan.steps, warm_up=plan.warm_up, skin=skin,
     )  # fmt: skip
     (folder / "in.bench").write_text(text + plan.repetitions * f"run {plan.steps}\n")
     printed = run_program(command, folder)

@@ -23,6 +23,7 @@ sys.path.insert(0, str(BENCHMARKS))  # as for `python benchmarks/ns_per_day.py`
 import cpu_kernels  # noqa: E402
 import dense_layers  # noqa: E402
 import harness  # noqa: E402
+import lammps_costs  # noqa: E402
 import ns_per_day  # noqa: E402
 import one_peer  # noqa: E402
 import peers  # noqa: E402
@@ -400,3 +401,23 @@ def test_mlffd_driver_that_fails_ends_ipi(lmp, tmp_path):
     plan = routes.Plan(molecule("H2O", cell=[9.0] * 3, pbc=True), 0.5, 1, 1, 1)
     with pytest.raises(BenchmarkError, match=r"mlffd-driver failed: .*no student bundle at nowhere"):
         routes.run_ipi(plan, "nowhere.mlffd", "float32")
+
+
+@pytest.mark.slow
+def test_costs_around_a_student(bundle, tmp_path, monkeypatch, lmp):
+    """The clock within LAMMPS sees the student on both routes."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MLFFD_THREADS"):
+        monkeypatch.setenv(name, "1")  # so that it is put back
+    output = tmp_path / "costs.json"
+    options = ["--student", str(bundle), "--steps", "8", "--repetitions", "2", "--output", str(output)]
+    assert lammps_costs.main([*options, "--only", "overhead"]) == 0
+    for row in json.loads(output.read_text())["overhead"]:
+        assert 0.0 < row["outside_the_student"] < 1.0
+        assert all(np.array(row["kernel_cpu_seconds"]) < row["cpu_seconds_per_step"])
+    assert output.with_suffix(".md").read_text().count("| 1536 |") == 2
+
+
+def test_memory_of_children_is_watched(tmp_path):
+    with lammps_costs.ResidentMemory() as watched:
+        run_program([sys.executable, "-c", "import time; held = b'x' * 10**8; time.sleep(2)"], tmp_path)
+    assert max(watched.mib) > 1e8 / lammps_costs.MIB
