@@ -137,7 +137,7 @@ def memory(options, route: str) -> dict:
 
 
 class ResidentMemory:
-    """Watches what the children of this process hold, all together, twice a second: ``mib``."""
+    """Watches what the children of this process hold, all together, ten times a second: ``mib``."""
 
     def __enter__(self) -> "ResidentMemory":
         self.mib, self._done = [], threading.Event()
@@ -150,7 +150,7 @@ class ResidentMemory:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._done.wait(0.5):
+        while not self._done.wait(0.1):
             total = resident_bytes(children_of("self"))
             if total:
                 self.mib.append(total / MIB)
