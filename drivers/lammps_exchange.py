@@ -14,6 +14,7 @@ asks there for the atoms that it sees. No rank holds a table of all atoms.
 import numpy as np
 
 from mlffd.drivers.lammps_instance import LammpsInstance
+from mlffd.drivers.lammps_ranks import on_any_rank
 from mlffd.errors import ConfigError
 
 _FORWARD, _REVERSE = 7351, 7352  # tags of messages
@@ -56,7 +57,7 @@ class GhostExchange:
             ConfigError: a ghost is an image of an atom that no rank owns.
         """
         changed = n_local != self.n_local or not np.array_equal(tags, self._tags)
-        if self.on_any_rank(changed):
+        if on_any_rank(changed, self.communicator):
             self._plan(tags, n_local)
             self._tags, self.n_local = tags.copy(), n_local
             self.n_updates += 1
@@ -94,14 +95,6 @@ class GhostExchange:
         requests += [self.communicator.Isend(values, rank, tag) for rank, values in sends]
         for request in requests:
             request.Wait()
-
-    def on_any_rank(self, flag: bool) -> bool:
-        """Whether ``flag`` is true on a rank; collective."""
-        if self.communicator is None:
-            return flag
-        mine, largest = np.array([flag], np.int32), np.zeros(1, np.int32)
-        self.communicator.Allreduce(mine, largest, _mpi().MAX)
-        return bool(largest[0])
 
     def _plan(self, tags: np.ndarray, n_local: int) -> None:
         local = tags[:n_local]
@@ -190,10 +183,3 @@ def _places(values: np.ndarray, distinct: np.ndarray) -> np.ndarray:
     order = np.argsort(distinct)
     place = order[np.minimum(np.searchsorted(distinct, values, sorter=order), len(distinct) - 1)]
     return np.where(distinct[place] == values, place, -1)
-
-
-def _mpi():
-    """mpi4py's module; imported where there is a communicator and nowhere else."""
-    from mpi4py import MPI
-
-    return MPI

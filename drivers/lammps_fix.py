@@ -46,8 +46,8 @@ from ase.data import atomic_numbers, chemical_symbols
 from mlffd.bundle import Bundle, read_bundle
 from mlffd.drivers.lammps_exchange import GhostExchange
 from mlffd.drivers.lammps_guard import Guard
-from mlffd.drivers.lammps_instance import LammpsInstance
-from mlffd.drivers.lammps_library import FUNCTIONS, call, check_for_error, command, global_values, vectors
+from mlffd.drivers.lammps_instance import LammpsInstance, address_of, vectors
+from mlffd.drivers.lammps_library import FUNCTIONS, VOIGT, call, check_for_error, command
 from mlffd.drivers.lammps_ranks import EndsAllRanks, rank_and_size, threads_per_rank
 from mlffd.engine import DTYPES, Engine, first_edges
 from mlffd.errors import ConfigError, NonFinitePositionsError, UnknownElementError
@@ -55,7 +55,6 @@ from mlffd.kernels import cpu
 
 FIX = "mlffd"  # the id of the fix
 ENERGY_UNITS = {"metal": 1.0, "real": 23.060549}  # of LAMMPS per eV, as LAMMPS has it
-VOIGT = [0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]  # LAMMPS' order: xx yy zz xy xz yz
 NEIGHBOR_MASK = 0x1FFFFFFF  # the other bits tell of bonds
 MINIMIZES = 2  # what LAMMPS says of itself then
 WHILE_MINIMIZING = (
@@ -76,14 +75,14 @@ def fix_external(handle, student: str, elements: str) -> None:
         elements: one for each atom type, or NULL, separated by blanks.
     """
     with EndsAllRanks("fix external"):
-        instance = LammpsInstance(_address(handle), ctypes.CDLL(None))
+        instance = LammpsInstance(address_of(handle), ctypes.CDLL(None))
         attach_external(instance, load_engine(read_bundle(student)), elements.split())
 
 
 def fix_python(handle, student: str, elements: str) -> None:
     """As :func:`fix_external`, but through ``fix python/invoke``: forces and nothing else."""
     with EndsAllRanks("fix python/invoke"):
-        instance = LammpsInstance(_address(handle), ctypes.CDLL(None))
+        instance = LammpsInstance(address_of(handle), ctypes.CDLL(None))
         attach_python(instance, load_engine(read_bundle(student)), elements.split())
 
 
@@ -309,8 +308,8 @@ def _post_force(atoms: AtomsOfLammps) -> Callable:
     def post_force(_lmp, _vflag) -> None:
         with EndsAllRanks("cannot compute forces"):
             answer = _evaluate(atoms, with_atomic_virials=False)
-            forces = call(atoms.instance, "lammps_extract_atom", b"f")
-            vectors(forces, len(answer.forces))[:] += answer.forces * atoms.energy_unit
+            forces = atoms.instance.forces()[: len(answer.forces)]
+            forces += answer.forces * atoms.energy_unit
 
     return post_force
 
@@ -370,7 +369,7 @@ def _communicator(instance: LammpsInstance):
 
 def _noted(instance: LammpsInstance, name: str) -> int | None:
     """The step at which LAMMPS last wanted virials or energies of atoms; None where it does not say."""
-    noted = global_values(instance, name, 1, np.int64)
+    noted = instance.global_values(name, np.int64)
     return int(noted[0]) if len(noted) else None
 
 
@@ -388,10 +387,3 @@ def _values(values: np.ndarray) -> c_void_p:
 
 def _set(instance: LammpsInstance, what: str, value) -> None:
     call(instance, f"lammps_fix_external_set_{what}", FIX.encode(), value)
-
-
-def _address(handle) -> int:
-    get = ctypes.PYFUNCTYPE(c_void_p, ctypes.py_object, ctypes.c_char_p)(
-        ("PyCapsule_GetPointer", ctypes.pythonapi)
-    )
-    return handle if isinstance(handle, int) else get(handle, None)

@@ -33,7 +33,7 @@ from ase.data import chemical_symbols
 
 from mlffd.domain import limits
 from mlffd.drivers.lammps_instance import LammpsInstance
-from mlffd.drivers.lammps_ranks import rank_and_size
+from mlffd.drivers.lammps_ranks import on_any_rank, rank_and_size
 from mlffd.errors import ConfigError, GuardError
 
 LOOKS_PER_COUNT = 10
@@ -130,7 +130,7 @@ class Guard:
         if n_owned is None or self._n_looks % LOOKS_PER_COUNT:
             n_owned = 0
         found = self.limits.worst(atomic_numbers, pair_i, pair_j, rij, pair_gradient, n_owned)
-        if not _anywhere(found is not None, self._communicator):
+        if not on_any_rank(found is not None, self._communicator):
             return
         flag = None
         if found is not None:
@@ -338,15 +338,6 @@ def _tags(instance: LammpsInstance) -> np.ndarray:
         return instance.tags()
     except ConfigError:
         return np.zeros(instance.n_all, np.int64)
-
-
-def _anywhere(flagged: bool, communicator) -> bool:
-    """Whether any rank has flagged; COLLECTIVE."""
-    if communicator is None:
-        return flagged
-    total = np.zeros(1, np.int32)
-    communicator.Allreduce(np.array([flagged], np.int32), total)
-    return bool(total[0])
 
 
 def _worst_anywhere(flag: Flag | None, communicator) -> Flag:

@@ -98,9 +98,11 @@ class LammpsInstance:
 
     def positions(self) -> np.ndarray:
         """Positions (n_all, 3) float64 in LAMMPS' unit of length, Å in units metal and real; a view."""
-        rows = self._call["lammps_extract_atom"](self.pointer, b"x")
-        first_row = ctypes.c_void_p.from_address(rows).value if rows and self.n_all else None
-        return _view(first_row, np.float64, 3 * self.n_all).reshape(-1, 3)  # in one piece
+        return vectors(self._call["lammps_extract_atom"](self.pointer, b"x"), self.n_all)
+
+    def forces(self) -> np.ndarray:
+        """Forces (n_all, 3) float64 in LAMMPS' units; a view."""
+        return vectors(self._call["lammps_extract_atom"](self.pointer, b"f"), self.n_all)
 
     def step(self) -> int:
         """The timestep."""
@@ -118,22 +120,22 @@ class LammpsInstance:
     def hides_bonded_atoms(self) -> bool:
         """Whether ``special_bonds``, as by default, leaves atoms out of the neighbor lists of those that they
         are bonded to."""
-        if self.setting("molecule_flag") <= 0 or self._global("nbonds", self._step_type)[0] == 0:
+        if self.setting("molecule_flag") <= 0 or self.global_values("nbonds", self._step_type)[0] == 0:
             return False
-        lj, coul = (self._global(name, np.float64, 4)[1:] for name in ("special_lj", "special_coul"))
+        lj, coul = (self.global_values(name, np.float64, 4)[1:] for name in ("special_lj", "special_coul"))
         return bool(((lj == 0.0) & (coul == 0.0)).any())
 
     def skin(self) -> float:
         """The neighbor list's skin, in LAMMPS' unit of length."""
-        return float(self._global("neigh_skin", np.float64)[0])
+        return float(self.global_values("neigh_skin", np.float64)[0])
 
     def box(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Origin (3,), cell (3, 3) whose rows are lattice vectors, and pbc (3,) bool."""
-        origin = self._global("boxlo", np.float64, 3).copy()
-        cell = np.diag(self._global("boxhi", np.float64, 3) - origin)
+        origin = self.global_values("boxlo", np.float64, 3).copy()
+        cell = np.diag(self.global_values("boxhi", np.float64, 3) - origin)
         for name, row, column in [("xy", 1, 0), ("xz", 2, 0), ("yz", 2, 1)]:
-            cell[row, column] = self._global(name, np.float64)[0]
-        return origin, cell, self._global("periodicity", np.int32, 3) != 0
+            cell[row, column] = self.global_values(name, np.float64)[0]
+        return origin, cell, self.global_values("periodicity", np.int32, 3) != 0
 
     def communicator(self):
         """mpi4py's communicator of this instance's ranks; None in a serial build of LAMMPS, or where mpi4py
@@ -151,14 +153,23 @@ class LammpsInstance:
         address = self._call["lammps_extract_global"](self.pointer, name.encode())
         return ctypes.string_at(address).decode() if address else ""
 
-    def _global(self, name: str, dtype, n: int = 1) -> np.ndarray:
+    def global_values(self, name: str, dtype, n: int = 1) -> np.ndarray:
+        """LAMMPS' global property of this name (n,), a view; empty in a release that does not tell."""
         return _view(self._call["lammps_extract_global"](self.pointer, name.encode()), dtype, n)
+
+
+def address_of(handle) -> int:
+    """The address that a ``python`` command of an input hands over as SELF: a capsule, or a number."""
+    get = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+        ("PyCapsule_GetPointer", ctypes.pythonapi)
+    )
+    return handle if isinstance(handle, int) else get(handle, None)
 
 
 def hand_over(handle) -> None:
     """Tell :func:`instance_behind` where LAMMPS is: SELF of a ``python`` command in the input."""
     global _handed_over
-    _handed_over = handle if isinstance(handle, int) else _capsule_address(handle)
+    _handed_over = address_of(handle)
 
 
 _handed_over: int | None = None
@@ -270,16 +281,15 @@ def _read_carefully(memory: int, address: int, n_bytes: int) -> bytes:
         return b""
 
 
+def vectors(rows: int | None, n: int) -> np.ndarray:
+    """LAMMPS' array (n, 3) float64 from the address of its row pointers, a view: it is in one piece."""
+    first_row = ctypes.c_void_p.from_address(rows).value if rows and n else None
+    return _view(first_row, np.float64, 3 * n).reshape(-1, 3)
+
+
 def _view(address: int | None, dtype, n: int) -> np.ndarray:
     """``n`` values at an address, not copied."""
     if not address or n == 0:
         return np.zeros(0, dtype)
     buffer = (ctypes.c_char * (n * np.dtype(dtype).itemsize)).from_address(address)
     return np.frombuffer(buffer, dtype)
-
-
-def _capsule_address(capsule) -> int:
-    get = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
-        ("PyCapsule_GetPointer", ctypes.pythonapi)
-    )
-    return get(capsule, None)

@@ -7,12 +7,11 @@ What an instance says of its atoms, its box and its ranks is in ``drivers/lammps
 import ctypes
 from functools import cache
 
-import numpy as np
-
 from mlffd.drivers.lammps_instance import LammpsInstance
 from mlffd.errors import ConfigError, MlffdError
 
 LONGEST_MESSAGE = 2048
+VOIGT = [0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]  # LAMMPS' order: xx yy zz xy xz yz
 _pointer, _int, _text = ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p
 FUNCTIONS = {  # name: (result, arguments) as in library.h
     "lammps_command": (_pointer, _pointer, _text),
@@ -23,8 +22,6 @@ FUNCTIONS = {  # name: (result, arguments) as in library.h
     "lammps_has_error": (_int, _pointer),
     "lammps_get_last_error_message": (_int, _pointer, _text, _int),
     "lammps_flush_buffers": (None, _pointer),
-    "lammps_extract_atom": (_pointer, _pointer, _text),
-    "lammps_extract_global": (_pointer, _pointer, _text),
     "lammps_find_pair_neighlist": (_int, _pointer, _text, _int, _int, _int),
     "lammps_neighlist_num_elements": (_int, _pointer, _int),
     "lammps_neighlist_element_neighbors": (None, _pointer, _int, _int, _pointer, _pointer, _pointer),
@@ -76,22 +73,6 @@ def has_fix(instance: LammpsInstance, name: str) -> bool:
 def call(instance: LammpsInstance, name: str, *arguments):
     """Call a function of the library; what it says of errors is left to ``check_for_error``."""
     return _functions(instance.library)[name](instance.pointer, *arguments)
-
-
-def global_values(instance: LammpsInstance, name: str, n: int, dtype=np.float64) -> np.ndarray:
-    """LAMMPS' global property of this name (n,), a view; empty in a release that does not tell."""
-    address = call(instance, "lammps_extract_global", name.encode())
-    if not address:
-        return np.zeros(0, dtype)
-    return np.frombuffer((ctypes.c_char * (n * np.dtype(dtype).itemsize)).from_address(address), dtype)
-
-
-def vectors(address: int, n: int) -> np.ndarray:
-    """LAMMPS' array (n, 3) from its row pointers; the rows lie one after the other."""
-    if n == 0:
-        return np.zeros((0, 3))
-    first = ctypes.c_void_p.from_address(address).value
-    return np.frombuffer((ctypes.c_double * (3 * n)).from_address(first)).reshape(n, 3)
 
 
 def check_for_error(instance: LammpsInstance) -> None:

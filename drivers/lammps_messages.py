@@ -15,7 +15,7 @@ import numpy as np
 from mlffd.drivers.lammps_exchange import GhostExchange, exchange_for, halo_is_complete
 from mlffd.drivers.lammps_instance import LammpsInstance, library_is_visible
 from mlffd.drivers.lammps_kokkos import KokkosExchange
-from mlffd.drivers.lammps_ranks import rank_and_size
+from mlffd.drivers.lammps_ranks import on_any_rank, rank_and_size
 from mlffd.engine import Engine
 from mlffd.errors import ConfigError
 
@@ -86,7 +86,7 @@ class Messages:
             self.exchange.update(instance.tags(), frame.n_local)
             if self.exchange.n_updates > n_updates:  # on all ranks alike
                 # a rank that has no ghosts cannot tell by itself
-                self.has_halo = self.exchange.on_any_rank(not frame.centers_are_owned)
+                self.has_halo = on_any_rank(not frame.centers_are_owned, self.exchange.communicator)
             return
         self.has_halo = not frame.centers_are_owned
         if not self.has_halo and frame.n_all > frame.n_local:

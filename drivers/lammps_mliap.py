@@ -32,7 +32,7 @@ from mlffd.drivers.lammps_guard import Guard
 from mlffd.drivers.lammps_instance import LammpsInstance, instance_behind
 from mlffd.drivers.lammps_kokkos import HostData
 from mlffd.drivers.lammps_messages import Messages
-from mlffd.drivers.lammps_ranks import EndsAllRanks, rank_and_size, threads_per_rank
+from mlffd.drivers.lammps_ranks import EndsAllRanks, on_any_rank, rank_and_size, threads_per_rank
 from mlffd.engine import DTYPES, Engine
 from mlffd.errors import BundleError, ConfigError, NonFinitePositionsError, UnknownElementError
 from mlffd.files import write_atomically
@@ -224,9 +224,7 @@ def _check_settings(instance: LammpsInstance, frame: "Frame") -> None:
 def _has_other_atoms(instance: LammpsInstance, frame: "Frame") -> bool:
     """Whether the bonds may be those of atoms that are not the student's, as in pair_style hybrid; LAMMPS
     warns of them. COLLECTIVE."""
-    communicator = instance.communicator()
-    has_some = bool((frame.elems < 0).any())
-    return has_some if communicator is None else any(communicator.allgather(has_some))
+    return on_any_rank(bool((frame.elems < 0).any()), instance.communicator())
 
 
 class Frame:

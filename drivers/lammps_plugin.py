@@ -28,13 +28,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mlffd.bundle import read_bundle
+from mlffd.drivers.lammps_program import MONTHS, version_number
 from mlffd.errors import ConfigError
 from mlffd.files import write_atomically
 from mlffd.kernels.cpu import FAMILIES, LIBRARY
 
 SOURCES = Path(__file__).parent / "lammps_plugin"
 OLDEST = 20240829
-MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared")
 
 
@@ -161,16 +161,12 @@ def _version(headers: Path) -> int:
     if source.is_file():
         found = re.search(r'LAMMPS_VERSION "(\d+) (\w{3})\w* (\d{4})"', source.read_text())
         if found:
-            return _number(int(found[3]), MONTHS.index(found[2]) + 1, int(found[1]))
+            return version_number(int(found[3]), MONTHS.index(found[2]) + 1, int(found[1]))
     for text in _installed(headers, "LAMMPSConfigVersion.cmake"):
         found = re.search(r'PACKAGE_VERSION "(\d{4})\.?(\d\d?)\.?(\d\d?)\b', text)
         if found:
-            return _number(*(int(part) for part in found.groups()))
+            return version_number(*(int(part) for part in found.groups()))
     raise ConfigError(f"{headers} does not say which LAMMPS it is of: give an installed LAMMPS or its src")
-
-
-def _number(year: int, month: int, day: int) -> int:
-    return 10000 * year + 100 * month + day
 
 
 def _definitions(headers: Path) -> tuple[str, ...]:

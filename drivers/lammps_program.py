@@ -22,6 +22,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_masses, atomic_numbers
 
+from mlffd.drivers.lammps_library import VOIGT
 from mlffd.errors import ConfigError
 
 NAMES = ("lmp", "lmp_mpi", "lmp_serial", "lmp_kokkos_cuda_mpi", "lmp_kokkos_mpi_only", "lmp_gpu", "lammps")
@@ -278,12 +279,17 @@ def facts_from(text: str, name: str = "this program") -> LammpsFacts:
     packages = re.search(r"^Installed packages:\s*\n\n(.*?)\n\n", text, re.MULTILINE | re.DOTALL)
     return LammpsFacts(
         release=release[1].strip(),
-        version=10000 * int(release[4]) + 100 * (MONTHS.index(release[3]) + 1) + int(release[2]),
+        version=version_number(int(release[4]), MONTHS.index(release[3]) + 1, int(release[2])),
         packages=tuple(packages[1].split()) if packages else (),
         mpi=_mpi(text),
         kokkos=_after("KOKKOS package API", text),
         gpu=_after("GPU package API", text),
     )
+
+
+def version_number(year: int, month: int, day: int) -> int:
+    """A release as LAMMPS counts them, such as 20250722."""
+    return 10000 * year + 100 * month + day
 
 
 def _after(label: str, text: str) -> str:
@@ -320,10 +326,17 @@ undump result
 """
 
 
-def single_point(name: str, file: str, atoms: Atoms, potential: str, processors: str = "* * *") -> str:
+def single_point(
+    name: str,
+    file: str,
+    atoms: Atoms,
+    potential: str,
+    processors: str = "* * *",
+    template: str = SINGLE_POINT,
+) -> str:
     """Input lines that evaluate a data file once and write ``name``.dump and ``name``.thermo."""
     boundary = " ".join("p" if periodic else "f" for periodic in atoms.pbc)
-    return SINGLE_POINT.format(
+    return template.format(
         name=name, file=file, potential=potential, boundary=boundary, processors=processors
     )
 
@@ -377,7 +390,7 @@ def strained_energies(name: str, cell: np.ndarray, step: float) -> str:
     return "\n".join([*lines, change_box(cell)]) + "\n"
 
 
-COMPONENTS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
+COMPONENTS = tuple(zip(*VOIGT))
 
 
 def change_box(cell: np.ndarray) -> str:

@@ -11,6 +11,8 @@ import sys
 import time
 import traceback
 
+import numpy as np
+
 from mlffd.errors import ConfigError, MlffdError
 
 # what mpiexec of MPICH, of Open MPI and srun tell a process of its ranks, for builds without mpi4py
@@ -50,6 +52,15 @@ def rank_and_size() -> tuple[int, int]:
     if ranks is not None:
         return ranks.Get_rank(), ranks.Get_size()
     return _from_environment(_RANK_VARIABLES, 0), _from_environment(_SIZE_VARIABLES, 1)
+
+
+def on_any_rank(flag: bool, communicator) -> bool:
+    """Whether ``flag`` is true on a rank of an mpi4py communicator, or None for one rank; COLLECTIVE."""
+    if communicator is None:
+        return flag
+    total = np.zeros(1, np.int32)
+    communicator.Allreduce(np.array([flag], np.int32), total)
+    return bool(total[0])
 
 
 def threads_per_rank() -> int:

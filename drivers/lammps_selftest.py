@@ -20,6 +20,7 @@ from ase import Atoms
 
 from mlffd.bundle import Bundle, write_bundle
 from mlffd.check import random_structure
+from mlffd.drivers.lammps_library import VOIGT
 from mlffd.drivers.lammps_mliap import export
 from mlffd.drivers.lammps_plugin import build_plugin, export_weights, find_lammps
 from mlffd.drivers.lammps_probe import LOADS_OBJECTS
@@ -363,7 +364,7 @@ def bulk_errors(
 ) -> dict[str, float]:
     """``slopes`` are -dE/dstrain (6,) in eV, of energies that LAMMPS gave."""
     virial = found.pressure * volume
-    reference = expected.virial[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]
+    reference = expected.virial[VOIGT]
     errors = {
         "energy": abs(found.energy - expected.energy) / len(expected.forces),
         "forces": force_error(found, expected),

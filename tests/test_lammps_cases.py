@@ -378,9 +378,9 @@ CASES = {  # above each case: a faulty driver with which it was seen to fail
     "minimize": Case(
         "run 0\nmin_modify line quadratic\nminimize 0 1e-4 300 600", comes_to_rest, 2, frame="small",
         every=1000,
-    ),  # run 0: fix external gives energies of atoms after a run only
+    ),  # run 0: before the first run fix external may give energies of atoms on no rank, or on some
     # with edge vectors kept between two builds of lists
-    "run after minimize": Case("minimize 0 1e-2 10 20\n" + SHORT, n_frames=4),
+    "run after minimize": Case("run 0\nminimize 0 1e-2 10 20\n" + SHORT, n_frames=4),
     # when results were kept until the number of the step changed
     "box/relax": Case(
         f"run 0\nfix relax all box/relax iso {PRESSURE} vmax 0.005\nminimize 0 1e-6 50 100",

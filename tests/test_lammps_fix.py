@@ -18,7 +18,6 @@ from ase import Atoms
 from fix_process import MODULE, run_fix
 from lammps_process import (
     SCRIPTS,
-    SINGLE_POINT,
     LammpsResult,
     read_dump,
     read_result,
@@ -40,7 +39,6 @@ pytestmark = pytest.mark.slow
 INPUTS = Path(__file__).parents[1] / "lammps_inputs"
 RANKS = pytest.mark.parametrize("results", [1, 2, 4], ids="{}ranks".format, indirect=True)
 FAMILIES = ("local", "painn")
-NEWTON_OFF = SINGLE_POINT.replace("newton on", "newton off")
 
 DYNAMICS = """
 clear
