@@ -16,9 +16,10 @@ from ase.build import bulk
 from ase.calculators.lj import LennardJones
 from ase.units import Bohr, Hartree
 
-from mlffd.drivers.ipi_client import drive, read_template
-from mlffd.drivers.ipi_loop import Address
-from mlffd.drivers.ipi_protocol import header
+from mlffd.drivers.ipi.client import drive
+from mlffd.drivers.ipi.loop import Address
+from mlffd.drivers.ipi.protocol import header
+from mlffd.drivers.ipi.template import read_template
 from mlffd.errors import StructureError
 
 

@@ -11,8 +11,9 @@ from ase import Atoms
 from ase.units import Bohr, Hartree
 from ipi_evaluators import Recorder
 
-from mlffd.drivers.ipi_loop import Connection, Evaluator, NoAnswer, ServerGone, serve
-from mlffd.drivers.ipi_protocol import ProtocolError, Session
+from mlffd.drivers.ipi.evaluator import Evaluator, NoAnswer
+from mlffd.drivers.ipi.loop import Connection, ServerGone, serve
+from mlffd.drivers.ipi.protocol import ProtocolError, Session
 
 ForceRequest = pytest.importorskip("ipi.engine.forcefields", reason="needs the extra `ipi`").ForceRequest
 ipi_sockets = pytest.importorskip("ipi.interfaces.sockets", reason="needs the extra `ipi`")

@@ -14,18 +14,10 @@ from ase.io import read
 from ipi_evaluators import Recorder, Spoiled, argon, from_calculator, lennard_jones, message_stream
 from ipi_server import TIME_LIMIT, Talk, ask, ask_batch, in_ev, ipi_request
 
-from mlffd.drivers import ipi_loop
-from mlffd.drivers.ipi_loop import (
-    Address,
-    Connection,
-    Evaluator,
-    NoAnswer,
-    ServerGone,
-    StopSignal,
-    connect,
-    serve,
-)
-from mlffd.drivers.ipi_protocol import ProtocolError, Session, header
+from mlffd.drivers.ipi import loop
+from mlffd.drivers.ipi.evaluator import DUMP, Evaluator, NoAnswer
+from mlffd.drivers.ipi.loop import Address, Connection, ServerGone, StopSignal, connect, serve
+from mlffd.drivers.ipi.protocol import ProtocolError, Session, header
 from mlffd.errors import StructureError
 
 
@@ -33,7 +25,7 @@ from mlffd.errors import StructureError
 def talk(tmp_path, monkeypatch):
     """A factory of talks, all ended in the teardown."""
     monkeypatch.chdir(tmp_path)  # for dumps
-    monkeypatch.setattr(ipi_loop, "FAREWELL", 0.3)
+    monkeypatch.setattr(loop, "FAREWELL", 0.3)
     talks = []
 
     def start(*args, **kwargs):
@@ -154,7 +146,7 @@ def test_nothing_is_sent_when_the_student_has_no_answer(talk, how):
     assert not session.servers[0].dispatch_recv_batch(requests)  # i-PI's quiet "disconnected", no reset
     session.join()
     assert isinstance(session.error, NoAnswer)
-    dumped = read(ipi_loop.DUMP, index=":")
+    dumped = read(DUMP, index=":")
     np.testing.assert_allclose(dumped[-1].get_distances(0, [1, 2, 3], mic=True),
                                argon(4).get_distances(0, [1, 2, 3], mic=True), atol=1e-7)  # fmt: skip
 
@@ -214,7 +206,7 @@ def test_nonsense_is_refused_in_one_line(talk, stream, complaint):
 
 
 def test_a_message_that_never_ends_is_given_up(talk, monkeypatch):
-    monkeypatch.setattr(ipi_loop, "PATIENCE", 0.2)
+    monkeypatch.setattr(loop, "PATIENCE", 0.2)
     session = talk(argon(), from_calculator(lennard_jones()))
     session.servers[0].sendall(header("POSDATA") + bytes(20))
     session.join()

@@ -11,9 +11,9 @@ from ase.io import write
 from ase.units import Bohr
 from ipi_evaluators import Recorder, argon, harmonic, message_stream
 
-from mlffd.drivers import ipi_client, ipi_loop
-from mlffd.drivers.ipi_loop import Evaluator
-from mlffd.drivers.ipi_protocol import Answer, Request, Session, encode_answer, header
+from mlffd.drivers.ipi import report, template
+from mlffd.drivers.ipi.evaluator import Evaluator
+from mlffd.drivers.ipi.protocol import Answer, Request, Session, encode_answer, header
 from mlffd.errors import ConfigError
 
 
@@ -67,7 +67,7 @@ IPI_XYZ = "1\n# CELL(abcABC): {0:.5f} {0:.5f} {0:.5f} 90.0 90.0 60.0 {1}\nAr 1.0
 def test_template_from_ipi_has_its_cell(tmp_path, units, scale):
     path = tmp_path / "init.xyz"
     path.write_text(IPI_XYZ.format(12.0, units))
-    atoms = ipi_client.read_template(path)
+    atoms = template.read_template(path)
     assert atoms.pbc.all()
     np.testing.assert_allclose(atoms.cell.lengths(), 12.0 * scale)
     np.testing.assert_allclose(atoms.positions, [np.array([1.0, 2.0, 3.0]) * scale])
@@ -76,12 +76,12 @@ def test_template_from_ipi_has_its_cell(tmp_path, units, scale):
 def test_template_pbc(tmp_path):
     write(tmp_path / "bulk.xyz", argon(), format="extxyz")
     write(tmp_path / "pair.xyz", Atoms("Ar2", np.eye(3)[:2]), format="xyz")
-    assert ipi_client.read_template(tmp_path / "bulk.xyz").pbc.all()
-    assert ipi_client.read_template(tmp_path / "bulk.xyz", "xy").pbc.tolist() == [True, True, False]
-    assert not ipi_client.read_template(tmp_path / "bulk.xyz", "none").pbc.any()
-    assert not ipi_client.read_template(tmp_path / "pair.xyz").pbc.any()
+    assert template.read_template(tmp_path / "bulk.xyz").pbc.all()
+    assert template.read_template(tmp_path / "bulk.xyz", "xy").pbc.tolist() == [True, True, False]
+    assert not template.read_template(tmp_path / "bulk.xyz", "none").pbc.any()
+    assert not template.read_template(tmp_path / "pair.xyz").pbc.any()
     with pytest.raises(ConfigError, match="no cell of three vectors"):
-        ipi_client.read_template(tmp_path / "pair.xyz", "xyz")
+        template.read_template(tmp_path / "pair.xyz", "xyz")
 
 
 def test_template_that_is_none(tmp_path):
@@ -89,18 +89,18 @@ def test_template_that_is_none(tmp_path):
     (tmp_path / "nonsense").write_bytes(bytes(range(256)))
     for name in ("missing.xyz", "nonsense.xyz", "nonsense"):
         with pytest.raises(ConfigError, match=name):
-            ipi_client.read_template(tmp_path / name)
+            template.read_template(tmp_path / name)
 
 
 def test_report_and_summary(tmp_path):
-    tally = ipi_loop.Tally()
+    tally = report.Tally()
     tally.count(7, 8, 0.5)
     tally.waited(0.5)
-    assert "1 evaluations of 7 structures (1 repeats not evaluated), 1.0/s" in ipi_client.summary(tally)
-    ipi_client.write_report(tmp_path / "report.json", tally, {"n_atoms": 192})
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert report["n_atoms"] == 192
-    assert report["structures"] == 7
+    assert "1 evaluations of 7 structures (1 repeats not evaluated), 1.0/s" in report.summary(tally)
+    report.write_report(tmp_path / "report.json", tally, {"n_atoms": 192})
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert found["n_atoms"] == 192
+    assert found["structures"] == 7
     assert os.listdir(tmp_path) == ["report.json"]
 
 

@@ -24,7 +24,7 @@ from conftest import command
 from ipi_evaluators import argon
 
 from mlffd.bundle import write_bundle
-from mlffd.drivers.ipi_loop import DUMP
+from mlffd.drivers.ipi.evaluator import DUMP
 from mlffd.students import build_student
 
 pytestmark = pytest.mark.slow

@@ -18,7 +18,7 @@ from ase.neighborlist import neighbor_list as ase_neighbor_list
 
 from mlffd import neighbors
 from mlffd.drivers.ase_calculator import Calculator
-from mlffd.drivers.ipi_client import read_template
+from mlffd.drivers.ipi.template import read_template
 from mlffd.engine import BACKENDS, SKIN, Engine
 from mlffd.errors import (
     ConfigError,

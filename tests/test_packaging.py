@@ -18,8 +18,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def test_every_package_is_listed():
-    folders = [file.parent for file in (ROOT / "mlffd").rglob("__init__.py")]
-    names = {".".join(folder.relative_to(ROOT).parts) for folder in folders} | {"mlffd.drivers"}
+    folders = [file.parent for room in ("mlffd", "drivers") for file in (ROOT / room).rglob("__init__.py")]
+    names = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    names = {name if name.startswith("mlffd") else f"mlffd.{name}" for name in names}
     assert sorted(names) == sorted(PROJECT["tool"]["setuptools"]["packages"])
 
 

@@ -12,103 +12,18 @@ never there, 5 not an i-PI server or not this system, 130 and 143 after SIGINT a
 """
 
 import argparse
-import json
-import re
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 from ase import Atoms
 
-from mlffd.drivers.ipi_loop import (
-    Address,
-    Connection,
-    Evaluate,
-    Evaluator,
-    NoAnswer,
-    ServerGone,
-    Stopped,
-    StopSignal,
-    Tally,
-    connect,
-    serve,
-)
-from mlffd.drivers.ipi_protocol import ProtocolError, Session
-from mlffd.drivers.structure_file import read_structure
-from mlffd.errors import ConfigError, MlffdError
-from mlffd.files import write_atomically
-from mlffd.units import BOHR
-
-STATUS_INTERVAL = 0.5  # s between two status lines
-
-
-def say(line: str) -> None:
-    """One line for the user, even where a status line stands."""
-    clear = "\r\x1b[K" if sys.stderr.isatty() else ""
-    print(f"{clear}mlffd-driver: {line}", file=sys.stderr, flush=True)
-
-
-def read_template(path: str | Path, pbc: str | None = None) -> Atoms:
-    """Species, periodicity and a first geometry from any structure file that ASE reads.
-
-    The protocol carries neither species nor periodicity. ``pbc`` overrides the file's: the periodic
-    directions as in "xyz" or "xy", or "none". i-PI's own xyz files, whose cell ASE skips, count as periodic.
-    Raises ConfigError where there is no such file or no structure in it.
-    """
-    atoms = read_structure(path, f"template {path}")
-    if not atoms.pbc.any() and Path(path).suffix == ".xyz":
-        atoms = with_ipi_cell(atoms, Path(path).read_text().splitlines()[1])
-    atoms = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-    if pbc is not None:
-        atoms.pbc = [letter in pbc.replace("none", "") for letter in "xyz"]
-    if atoms.pbc.any() and not atoms.cell.rank == 3:
-        raise ConfigError(f"template {path} has no cell of three vectors: give one, or --pbc none")
-    return atoms
-
-
-def with_ipi_cell(atoms: Atoms, comment: str) -> Atoms:
-    """The structure with the cell of an i-PI comment line, and in Å; as it is where there is none."""
-    found = re.search(r"CELL[\(\[\{]abcABC[\)\]\}]:((?:\s+[-+.\dEe]+){6})", comment)
-    if found is None:
-        return atoms
-    lengths_and_angles = np.array(found.group(1).split(), float)
-    lengths_and_angles[:3] *= 1.0 if "cell{angstrom}" in comment else BOHR
-    scale = 1.0 if "positions{angstrom}" in comment else BOHR
-    return Atoms(atoms.numbers, atoms.positions * scale, cell=lengths_and_angles, pbc=True)
-
-
-def summary(tally: Tally) -> str:
-    """The tally in one line."""
-    n = max(tally.evaluations, 1)
-    seconds = tally.model_seconds + tally.waiting_seconds
-    rate = tally.evaluations / seconds if seconds else 0.0
-    repeats = f" ({tally.repeats} repeats not evaluated)" if tally.repeats else ""
-    return (
-        f"{tally.evaluations} evaluations of {tally.structures} structures{repeats}, {rate:.1f}/s: "
-        f"{1e3 * tally.model_seconds / n:.2f} ms in the student, "
-        f"{1e3 * tally.waiting_seconds / n:.2f} ms waiting for i-PI each"
-    )
-
-
-class StatusLine:
-    """Keeps the summary so far on the last line of a terminal."""
-
-    def __init__(self):
-        self.shown_at = 0.0
-
-    def __call__(self, tally: Tally) -> None:
-        """Called after each evaluation; writes at most twice a second."""
-        now = time.monotonic()
-        if now - self.shown_at > STATUS_INTERVAL:
-            self.shown_at = now
-            print(f"\r\x1b[K{summary(tally)}", end="", file=sys.stderr, flush=True)
-
-
-def write_report(path: str | Path, tally: Tally, facts: dict) -> None:
-    """The tally and more facts as JSON; the file is complete or not there."""
-    counts = {name: value for name, value in vars(tally).items() if not callable(value)}
-    write_atomically(Path(path), json.dumps({**facts, **counts}, indent=1) + "\n")
+from mlffd.drivers.ipi.evaluator import Evaluate, Evaluator, NoAnswer
+from mlffd.drivers.ipi.loop import Address, Connection, ServerGone, Stopped, StopSignal, connect, serve
+from mlffd.drivers.ipi.protocol import ProtocolError, Session
+from mlffd.drivers.ipi.report import StatusLine, Tally, say, summary, write_report
+from mlffd.drivers.ipi.template import read_template
+from mlffd.errors import MlffdError
 
 
 def drive(
