@@ -38,6 +38,9 @@ class Tally:
         self.model_seconds += seconds
         self.after_each(self)
 
+    def learn(self, parameters: dict[str, str], batch_size: int) -> None:
+        """Takes what the server said in INIT: beads and timestep (fs) among the parameters, batch size."""
+
     def waited(self, seconds: float) -> None:
         """Adds a wait for the server."""
         if self.evaluations:
