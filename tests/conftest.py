@@ -53,3 +53,12 @@ def lmp() -> Path:
 def mpiexec() -> Path:
     """The mpiexec of the MPI that the environment's LAMMPS and mpi4py share; the system's may be another."""
     return command("mpiexec")
+
+
+@pytest.fixture
+def runs():
+    """Real i-PI and driver processes in a folder of their own, see ipi_process.Runs."""
+    from ipi_process import processes_in_a_folder  # late: it imports this file
+
+    with processes_in_a_folder() as runs:
+        yield runs

@@ -1,17 +1,11 @@
 # SPDX-License-Identifier: MIT
 """``mlffd-driver`` with real ``i-pi`` processes: its own reference results, energy, stress, failures."""
 
-import json
 import os
-import re
 import shutil
 import signal
 import subprocess
-import sys
-import tempfile
-import time
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +16,7 @@ from ase.neighborlist import neighbor_list
 from ase.units import Bohr, Hartree
 from conftest import command
 from ipi_evaluators import argon
+from ipi_process import HERE
 
 from mlffd.bundle import write_bundle
 from mlffd.drivers.ipi.evaluator import DUMP
@@ -29,118 +24,7 @@ from mlffd.students import build_student
 
 pytestmark = pytest.mark.slow
 
-HERE = Path(__file__).parent
-TIME_LIMIT = 30  # s for any process
 EPSILON, SIGMA, CUTOFF = 0.0104, 3.4, 6.0  # eV, Å, Å
-
-ARGON_INPUT = """
-<simulation verbosity="medium">
-  <total_steps>{steps}</total_steps>
-  <prng><seed>4</seed></prng>
-  <output prefix="out">
-    <properties filename="energies" stride="1">[ step, potential, virial_md ]</properties>
-    <trajectory filename="pos" stride="1" format="ase">positions{{ase}}</trajectory>
-  </output>
-  <ffsocket name="driver" mode="unix" pbc="false">
-    <address>argon</address>
-    <exit_on_disconnect>{exit_on_disconnect}</exit_on_disconnect>
-    <batch_size>{batch_size}</batch_size>
-    <latency>1e-3</latency>
-  </ffsocket>
-  <system>
-    <initialize nbeads="{n_beads}">
-      <file mode="ase">start.xyz</file>
-      <velocities mode="thermal" units="kelvin">80</velocities>
-    </initialize>
-    <forces><force forcefield="driver"/></forces>
-    <ensemble><temperature units="kelvin">80</temperature></ensemble>
-    <motion mode="dynamics">
-      <dynamics mode="nve"><timestep units="femtosecond">2</timestep></dynamics>
-    </motion>
-  </system>
-</simulation>
-"""
-
-
-class Runs:
-    """Processes in one folder, none of which outlives the test."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.processes = []
-
-    def start(self, *words) -> subprocess.Popen:
-        """Starts a program of this environment; its output goes to a file named after it."""
-        log = self.folder / f"{Path(words[0]).name}.{len(self.processes)}.log"
-        with open(log, "w") as output:
-            process = subprocess.Popen(
-                [str(word) for word in words], cwd=self.folder, stdout=output, stderr=subprocess.STDOUT
-            )
-        process.log = log
-        self.processes.append(process)
-        return process
-
-    def ipi(self, text: str | None = None) -> subprocess.Popen:
-        """i-PI on input.xml, its sockets in this folder."""
-        if text is not None:
-            (self.folder / "input.xml").write_text(text)
-        return self.start(command("i-pi"), "-S", f"{self.folder}/", "input.xml")
-
-    def argon(self, steps=1000, n_beads=1, batch_size=1, exit_on_disconnect=True) -> subprocess.Popen:
-        """i-PI on a small crystal."""
-        write(self.folder / "start.xyz", argon(), format="extxyz")
-        return self.ipi(
-            ARGON_INPUT.format(
-                steps=steps, n_beads=n_beads, batch_size=batch_size, exit_on_disconnect=exit_on_disconnect
-            )
-        )
-
-    def driver(self, evaluator: str, template: str = "start.xyz", address: str = "argon") -> subprocess.Popen:
-        """The loop of mlffd-driver around one of the simple evaluators."""
-        where = ["--template", template, "--path", self.folder / address]
-        script = HERE / "ipi_evaluators.py"
-        return self.start(sys.executable, script, evaluator, *where, "--report", "report.json")
-
-    def report(self) -> dict:
-        """What the driver wrote at its end."""
-        return json.loads((self.folder / "report.json").read_text())
-
-    def table(self) -> np.ndarray:
-        """i-PI's properties, one row a step."""
-        return np.loadtxt(self.folder / "out.energies", ndmin=2)
-
-    def wait_for(self, file: str, n_rows: int = 0) -> None:
-        """Returns when that file is there and has so many rows, comments not counted."""
-        path, deadline = self.folder / file, time.monotonic() + TIME_LIMIT
-        while not path.exists() or (n_rows and self._rows(path) < n_rows):
-            assert time.monotonic() < deadline, self.output()
-            time.sleep(0.02)
-
-    def _rows(self, path: Path) -> int:
-        return len(re.findall(r"^[^#\n]+\n", path.read_text(), re.M))
-
-    def end(self, process: subprocess.Popen) -> int:
-        """The exit status of a process that has to end by itself."""
-        try:
-            return process.wait(TIME_LIMIT)
-        except subprocess.TimeoutExpired:
-            pytest.fail(f"{process.args[:2]} did not end\n{self.output()}")
-
-    def output(self) -> str:
-        return "\n".join(f"{p.log.name}:\n{p.log.read_text()[-2000:]}" for p in self.processes)
-
-
-@pytest.fixture
-def runs():
-    folder = Path(tempfile.mkdtemp(prefix="mlffd"))  # short: a socket's path has at most 107 characters
-    runs = Runs(folder)
-    yield runs
-    for process in runs.processes:
-        process.kill()
-        process.wait()
-    shutil.rmtree(folder)
-
-
 HARMONIC = 0.05  # Hartree/Bohr^2
 
 

@@ -12,7 +12,6 @@ from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from conftest import command
 from lammps_process import run_lammps
-from test_ipi_run import runs  # noqa: F401 - a fixture
 
 from mlffd import Calculator
 from mlffd.bundle import locate_bundle, read_bundle
@@ -82,7 +81,7 @@ def test_512_molecules_in_lammps(tmp_path):
 
 
 @pytest.mark.slow
-def test_path_integral_run_has_the_energies_ase_has(runs):  # noqa: F811
+def test_path_integral_run_has_the_energies_ase_has(runs):
     """`i-pi ipi_inputs/pimd.xml` with `mlffd-driver water`, as README prints it."""
     shutil.copytree(INPUTS, runs.folder / "ipi_inputs")
     ipi = runs.start(command("i-pi"), "-S", f"{runs.folder}/", "ipi_inputs/pimd.xml")
