@@ -40,6 +40,11 @@ class Request:
     cells: np.ndarray  # (n_structures, 3, 3) Å, rows are lattice vectors
     positions: np.ndarray  # (n_structures, n_atoms, 3) Å, not wrapped
 
+    @classmethod
+    def from_ipi(cls, cells: np.ndarray, positions: np.ndarray) -> "Request":
+        """From the same shapes as i-PI has them: in Bohr, the columns of a cell its lattice vectors."""
+        return cls(cells=cells.transpose(0, 2, 1) * BOHR, positions=positions * BOHR)
+
     def n_distinct(self) -> int:
         """How many structures are left when the repeats of the last one at the end are dropped."""
         flat = np.concatenate([self.cells, self.positions], axis=1).reshape(len(self.cells), -1)
@@ -54,6 +59,14 @@ class Answer:
     energies: np.ndarray  # (n_structures,) eV
     forces: np.ndarray  # (n_structures, n_atoms, 3) eV/Å
     virials: np.ndarray  # (n_structures, 3, 3) eV, -dE/dstrain
+
+    def for_ipi(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Energies (Hartree), forces (Hartree/Bohr) and virials (Hartree), in the same shapes, float64."""
+        return (
+            np.asarray(self.energies, np.float64) / HARTREE,
+            np.asarray(self.forces, np.float64) * (BOHR / HARTREE),
+            np.asarray(self.virials, np.float64).transpose(0, 2, 1) / HARTREE,
+        )
 
 
 class Session:
@@ -209,23 +222,21 @@ def decode_structures(body: bytes, batch_size: int) -> Request:
     n_atoms = int(np.frombuffer(body, np.int32, count=1)[0])
     columns = np.frombuffer(body, np.float64, count=18 * batch_size, offset=4).reshape(batch_size, 2, 3, 3)
     positions = np.frombuffer(body, np.float64, offset=4 + 144 * batch_size)
-    return Request(
-        cells=columns[:, 0].transpose(0, 2, 1) * BOHR,
-        positions=positions.reshape(batch_size, n_atoms, 3) * BOHR,
-    )
+    return Request.from_ipi(columns[:, 0], positions.reshape(batch_size, n_atoms, 3))
 
 
 def encode_answer(answer: Answer) -> bytes:
     """FORCEREADY with its results, in Hartree and Hartree/Bohr. One structure is a batch of one."""
     n_structures, n_atoms, _ = answer.forces.shape
+    energies, forces, virials = answer.for_ipi()
     no_extras = bytes(4 * n_structures)  # the length of each structure's extra string
     return b"".join(
         [
             header("FORCEREADY"),
-            (np.asarray(answer.energies, np.float64) / HARTREE).tobytes(),
+            energies.tobytes(),
             np.int32(n_atoms).tobytes(),
-            (np.asarray(answer.forces, np.float64) * (BOHR / HARTREE)).tobytes(),
-            (np.asarray(answer.virials, np.float64).transpose(0, 2, 1) / HARTREE).tobytes(),
+            forces.tobytes(),
+            virials.tobytes(),
             no_extras,
         ]
     )
