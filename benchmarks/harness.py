@@ -15,12 +15,12 @@ import sysconfig
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from mlffd.environment import commit, cpu_model, device_name, installed_version, load_average
 from mlffd.errors import MlffdError
 from mlffd.files import write_atomically
 
@@ -108,7 +108,7 @@ def facts(device: str = "cpu") -> dict:
     """Where, when and with what something was measured."""
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": commit(),
+        "commit": commit() or "unknown",
         "device": device_name(device),
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
@@ -118,43 +118,6 @@ def facts(device: str = "cpu") -> dict:
         "load_average": load_average(),
         "versions": {package: installed_version(package) for package in PACKAGES},
     }
-
-
-def load_average() -> float:
-    """Of the last minute: processes that wanted a core, this one included."""
-    return round(os.getloadavg()[0], 2)
-
-
-def installed_version(package: str) -> str | None:
-    """None where it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def commit() -> str:
-    """The commit of this checkout, with "-dirty" where files differ from it."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def cpu_model() -> str:
-    """As the kernel names it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or "unknown"
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def device_name(device: str) -> str:
-    """The accelerator's name, or "cpu"."""
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
 def program(name: str) -> Path:

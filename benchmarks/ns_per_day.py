@@ -9,7 +9,6 @@ pair_style mlffd, in any lmp (--plugin-lmp). Writes results/ns_per_day.json and,
 """
 
 import argparse
-import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +31,7 @@ from routes import Outcome, Plan, run_alone, run_ase, run_ipi, run_lammps, run_p
 
 from mlffd import Calculator, Engine
 from mlffd.bundle import locate_bundle
+from mlffd.environment import sha256_of
 from mlffd.errors import MlffdError
 from mlffd.teachers import load_teacher
 
@@ -215,7 +215,7 @@ def student_facts(options, reference: Calculator) -> dict:
     engine, path = reference.engine, locate_bundle(options.student)
     return {
         "name": path.stem,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": sha256_of(path),
         "parameters": sum(parameter.numel() for parameter in engine.student.parameters()),
         "architecture": engine.student.architecture,
         "dtype": options.dtype,

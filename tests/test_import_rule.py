@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 # Each room and those right below it; it may import these and all that they rest on.
 RESTS_ON = {
+    "environment": [],
     "errors": [],
     "files": [],
     "units": [],
@@ -24,7 +25,7 @@ RESTS_ON = {
     "repair": ["bundle"],
     "engine": ["bundle"],
     "check": ["engine"],
-    "drivers": ["check", "config"],
+    "drivers": ["check", "config", "environment"],
     "teachers": ["errors", "units", "config"],
     "dataset.store": ["errors", "units", "files"],
     "dataset": ["dataset.store", "teachers"],

@@ -1,18 +1,14 @@
 # SPDX-License-Identifier: MIT
 """The protocol without a socket, and what surrounds the loop of ``mlffd-driver``: template, report."""
 
-import json
-import os
-
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.io import write
 from ase.units import Bohr
-from ipi_evaluators import Recorder, argon, harmonic, message_stream
+from ipi_evaluators import argon, message_stream
 
-from mlffd.drivers.ipi import report, template
-from mlffd.drivers.ipi.evaluator import Evaluator
+from mlffd.drivers.ipi import template
 from mlffd.drivers.ipi.protocol import Answer, Request, Session, encode_answer, header
 from mlffd.errors import ConfigError
 
@@ -90,24 +86,3 @@ def test_template_that_is_none(tmp_path):
     for name in ("missing.xyz", "nonsense.xyz", "nonsense"):
         with pytest.raises(ConfigError, match=name):
             template.read_template(tmp_path / name)
-
-
-def test_report_and_summary(tmp_path):
-    tally = report.Tally()
-    tally.count(7, 8, 0.5)
-    tally.waited(0.5)
-    assert "1 evaluations of 7 structures (1 repeats not evaluated), 1.0/s" in report.summary(tally)
-    report.write_report(tmp_path / "report.json", tally, {"n_atoms": 192})
-    found = json.loads((tmp_path / "report.json").read_text())
-    assert found["n_atoms"] == 192
-    assert found["structures"] == 7
-    assert os.listdir(tmp_path) == ["report.json"]
-
-
-def test_warm_up_happens_once_for_each_batch_size():
-    recorder = Recorder(harmonic(0.1))
-    evaluator = Evaluator(argon(), recorder)
-    for n_structures in (1, 8, 1, 8):
-        evaluator.warm_up(n_structures)
-    assert [len(call) for call in recorder.calls] == [1, 8]
-    assert evaluator.tally.evaluations == 0
