@@ -28,7 +28,6 @@ class Talk:
         pairs = [socket.socketpair() for _ in range(n_connections)]
         self.recorder = Recorder(evaluate)
         self.evaluator = Evaluator(template, self.recorder)
-        self.evaluator._warm = {1, batch_size}  # so that the recorder holds nothing but requests
         self.connections = [Connection(ours, Session({len(template)})) for ours, _ in pairs]
         self.servers = [ipi_sockets.Driver(theirs) for _, theirs in pairs]
         for server in self.servers:

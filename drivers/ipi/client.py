@@ -63,7 +63,7 @@ def converse(
     """Warms up, connects, serves, and closes in good order whatever happens."""
     stop = StopSignal()
     stop.install()
-    evaluator.warm_up(1)
+    evaluator.warm_up()
     periodic = "".join(letter for letter, is_periodic in zip("xyz", template.pbc) if is_periodic)
     say(f"{template.get_chemical_formula()}, periodic directions: {periodic or 'none'}; calling {address}")
     connection = Connection(connect(address, connect_timeout, stop), Session({len(template)}))

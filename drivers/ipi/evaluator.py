@@ -28,19 +28,37 @@ class NoAnswer(MlffdError):
 
 
 class Evaluator:
-    """Turns requests into answers with one call of ``evaluate`` for all of them."""
+    """Turns requests into answers with one call of ``evaluate`` for all of them.
 
-    def __init__(self, template: Atoms, evaluate: Evaluate, tally: Tally | None = None):
-        self.template = template
+    Args:
+        templates: one structure, or several told apart by their numbers of atoms; they say which atoms there
+            are and which directions are periodic.
+        evaluate: see ``Evaluate``.
+        tally: counts evaluations.
+        extras: text that travels with a prediction; none by default.
+    """
+
+    def __init__(
+        self,
+        templates: Atoms | Sequence[Atoms],
+        evaluate: Evaluate,
+        tally: Tally | None = None,
+        extras: Callable[[object], str] | None = None,
+    ):
+        templates = [templates] if isinstance(templates, Atoms) else templates
+        self.templates = {len(template): template for template in templates}
         self.evaluate = evaluate
         self.tally = tally or Tally()
-        self._warm = set()
+        self.extras = extras
 
-    def warm_up(self, n_structures: int) -> None:
-        """Evaluates that many copies of the template in one batch, once for each number of them."""
-        if n_structures not in self._warm:
-            self.evaluate([self.template.copy() for _ in range(n_structures)])
-            self._warm.add(n_structures)
+    @property
+    def atom_counts(self) -> set[int]:
+        """The numbers of atoms that requests may have."""
+        return set(self.templates)
+
+    def warm_up(self) -> None:
+        """Evaluates the templates, which shows what is wrong with them before anything is connected."""
+        self.evaluate([template.copy() for template in self.templates.values()])
 
     def __call__(self, requests: Sequence[Request]) -> list[Answer]:
         """One answer a request; repeated structures at the end of a request are answered, not evaluated.
@@ -62,7 +80,7 @@ class Evaluator:
     def _distinct(self, request: Request) -> list[Atoms]:
         structures = []
         for cell, positions in zip(request.cells, request.positions[: request.n_distinct()]):
-            atoms = self.template.copy()
+            atoms = self.templates[request.positions.shape[1]].copy()
             if atoms.pbc.any():  # a molecule has no cell, whatever box i-PI puts around it
                 atoms.cell = cell
                 positions = wrapped(positions, cell, atoms.pbc)

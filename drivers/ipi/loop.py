@@ -178,7 +178,6 @@ def serve(connections: Sequence[Connection], evaluator: Evaluator, stop: StopSig
                 stop.check()
             for connection in active:
                 connection.advance()
-                evaluator.warm_up(connection.session.batch_size)  # news only right after INIT
             answer_all(selector, active, evaluator)
             for connection in [c for c in active if c.session.finished]:
                 selector.unregister(connection)
