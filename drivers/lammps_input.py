@@ -6,43 +6,28 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
-import numpy as np
 from ase import Atoms
 from ase.io.lammpsdata import write_lammps_data
 
-from mlffd.bundle import read_bundle
-from mlffd.drivers.structure_file import read_structure
-from mlffd.errors import ConfigError
+from mlffd.drivers.run_plan import Conditions, in_a_box, one_of, read_start
 from mlffd.files import write_atomically
-from mlffd.students.student import Student, check_species
+from mlffd.students.student import Student
 
 ENSEMBLES = ("nve", "nvt", "npt", "minimize")
 STYLES = ("mlffd", "mliap")
-VACUUM = 10.0  # Å on each side, along directions that are not periodic
 THERMOSTAT_TIME, BAROSTAT_TIME = 0.1, 1.0  # ps
 
 
 @dataclass(frozen=True)
-class RunPlan:
-    """What the input is to do."""
+class RunPlan(Conditions):
+    """What the input is to do; its ensemble is one of ENSEMBLES."""
 
-    ensemble: str = "nvt"  # one of ENSEMBLES
-    temperature: float = 300.0  # K
-    pressure: float = 1.0  # bar
-    time_step: float = 0.5  # fs
-    steps: int = 10000
     style: str = "mlffd"  # one of STYLES: the plugin, or ML-IAP
-    seed: int = 20260704
 
     def __post_init__(self):
-        for name, value, known in (("ensemble", self.ensemble, ENSEMBLES), ("style", self.style, STYLES)):
-            if value not in known:
-                raise ConfigError(f"{name} is one of {', '.join(known)}, not {value!r}")
-        for name in ("temperature", "time_step", "steps", "seed"):
-            if not 0 < getattr(self, name) < np.inf:
-                raise ConfigError(f"{name} must be greater than 0, not {getattr(self, name)}")
-        if not np.isfinite(self.pressure):
-            raise ConfigError(f"pressure must be a number of bar, not {self.pressure}")
+        one_of("ensemble", self.ensemble, ENSEMBLES)
+        one_of("style", self.style, STYLES)
+        super().__post_init__()
 
 
 def write_input(structure: str | Path, student: str, output: str | Path, plan: RunPlan) -> Path:
@@ -56,12 +41,7 @@ def write_input(structure: str | Path, student: str, output: str | Path, plan: R
         ConfigError: the structure cannot be read, or has no cell that the ensemble needs.
         BundleError, StructureError: no such student, or it does not know an element.
     """
-    atoms, bundle = read_structure(structure), read_bundle(student)
-    if len(atoms) == 0:
-        raise ConfigError(f"{structure} holds no atoms")
-    check_species(atoms.numbers.tolist(), bundle.student.species)
-    if plan.ensemble == "npt" and not atoms.pbc.all():
-        raise ConfigError(f"{structure}: constant pressure needs a structure periodic in three directions")
+    atoms, bundle = read_start(structure, student, plan.ensemble)
     output = Path(output)
     data = output.with_name(output.name + ".data")
     atoms = in_a_box(atoms)
@@ -70,17 +50,6 @@ def write_input(structure: str | Path, student: str, output: str | Path, plan: R
     text = input_text(atoms, bundle.student, where, Path(structure).name, data.name, plan)
     write_atomically(output, text)
     return data
-
-
-def in_a_box(atoms: Atoms) -> Atoms:
-    """The structure with a cell in which it has room along directions that are not periodic."""
-    atoms = atoms.copy()
-    if atoms.pbc.all():
-        return atoms
-    if atoms.pbc.any() and atoms.cell.rank < atoms.pbc.sum():
-        raise ConfigError("the structure is periodic along a direction that its cell does not have")
-    atoms.center(vacuum=VACUUM, axis=tuple(np.flatnonzero(~atoms.pbc)))
-    return atoms
 
 
 def elements_of(atoms: Atoms) -> list[str]:
