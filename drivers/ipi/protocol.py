@@ -8,7 +8,7 @@ A server that was told to send batches (``<batch_size>``) announces the number i
 then on always sends that many structures, repeating the last one to fill up.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,8 @@ from mlffd.units import BOHR, HARTREE
 
 HEADER_LENGTH = 12
 LONGEST_INIT = 1 << 20  # bytes; i-PI's own are a few dozen, so more means that we lost the thread
+
+ONE_SIZE_A_BATCH = "give each system an <ffsocket> and a driver of its own, or leave out <batch_size> and use -n"
 
 SHARED_MEMORY = b"ipi_shm_"  # the names that mode='shm' sends after two integers, in place of structures
 
@@ -59,6 +61,7 @@ class Answer:
     energies: np.ndarray  # (n_structures,) eV
     forces: np.ndarray  # (n_structures, n_atoms, 3) eV/Å
     virials: np.ndarray  # (n_structures, 3, 3) eV, -dE/dstrain
+    extras: Sequence[str] = ()  # one string a structure, JSON without a key "raw"; or none at all
 
     def for_ipi(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Energies (Hartree), forces (Hartree/Bohr) and virials (Hartree), in the same shapes, float64."""
@@ -81,7 +84,7 @@ class Session:
         """``atom_counts``: the numbers of atoms that structures may have."""
         self.atom_counts = atom_counts
         self.batch_size = 1
-        self.init_string = ""
+        self.parameters: dict[str, str] = {}  # what INIT brought besides the batch size
         self.initialized = False
         self.finished = False  # EXIT has arrived
         self.request: Request | None = None
@@ -140,12 +143,26 @@ class Session:
             return None
         name = bytes(self._buffer[:HEADER_LENGTH])
         if name not in self._handlers:
-            raise ProtocolError(f"the server sent {name!r}, which is no i-PI header: is this an i-PI server?")
+            raise ProtocolError(self._not_a_header(name))
         if name == header("INIT"):
             return self._init_length()
         if name == header("POSDATA"):
             return self._structures_length()
         return HEADER_LENGTH
+
+    def _not_a_header(self, name: bytes) -> str:
+        if self.initialized:
+            return (
+                f"the server sent {name!r} in place of a header: were systems of different sizes in one batch, "
+                f"which i-PI cannot do? Then {ONE_SIZE_A_BATCH}"
+            )
+        return f"the server sent {name!r}, which is no i-PI header: is this an i-PI server?"
+
+    def why_unfinished(self) -> str:
+        """What a message may lack that has begun and does not go on."""
+        if self.batch_size > 1 and self._buffer.endswith(header("GETFORCE")):
+            return f"it sent systems of different sizes in one batch, which i-PI cannot do: {ONE_SIZE_A_BATCH}"
+        return f"{len(self._buffer)} bytes of it have arrived"
 
     def _int32(self, offset: int) -> int | None:
         field = self._buffer[offset : offset + 4]
@@ -182,10 +199,12 @@ class Session:
         return header("READY") if self._reply is None else header("HAVEDATA")
 
     def _on_init(self, body: bytes) -> bytes:
-        self.init_string = body[8:].decode("utf-8", errors="replace")
-        self.batch_size = parse_batch_size(self.init_string)
+        self.parameters = parse_parameters(body[8:].decode("utf-8", errors="replace"))
+        self.batch_size = batch_size_in(self.parameters.pop("batch_size", "1"))
+        if self.batch_size > 1 and len(self.atom_counts) > 1:
+            raise ProtocolError(f"i-PI cannot mix systems of different sizes in one batch: {ONE_SIZE_A_BATCH}")
         self.initialized = True
-        self.on_message(f"batches of {self.batch_size}; parameters {self.init_string!r}")
+        self.on_message(f"batches of {self.batch_size}; parameters {self.parameters}")
         return b""
 
     def _on_structures(self, body: bytes) -> bytes:
@@ -203,16 +222,17 @@ class Session:
         return b""
 
 
-def parse_batch_size(init_string: str) -> int:
-    """The number after ``batch_size:`` in an INIT string, 1 without it; ProtocolError unless at least 1."""
-    for field in init_string.split(","):
-        key, _, value = field.partition(":")
-        if key.strip() != "batch_size":
-            continue
-        if not value.strip().isdecimal() or int(value) < 1:
-            raise ProtocolError(f"the server announced batch_size:{value.strip()}")
-        return int(value)
-    return 1
+def parse_parameters(init_string: str) -> dict[str, str]:
+    """The parameters in an INIT string such as ``" timestep : 0.25 , beads : 32 , , batch_size:32"``."""
+    fields = (field.partition(":") for field in init_string.split(","))
+    return {key.strip(): value.strip() for key, colon, value in fields if colon}
+
+
+def batch_size_in(text: str) -> int:
+    """The number of structures in every message; ProtocolError unless at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ProtocolError(f"the server announced batch_size:{text}")
+    return int(text)
 
 
 def decode_structures(body: bytes, batch_size: int) -> Request:
@@ -229,7 +249,7 @@ def encode_answer(answer: Answer) -> bytes:
     """FORCEREADY with its results, in Hartree and Hartree/Bohr. One structure is a batch of one."""
     n_structures, n_atoms, _ = answer.forces.shape
     energies, forces, virials = answer.for_ipi()
-    no_extras = bytes(4 * n_structures)  # the length of each structure's extra string
+    extras = [text.encode() for text in answer.extras or [""] * n_structures]
     return b"".join(
         [
             header("FORCEREADY"),
@@ -237,6 +257,6 @@ def encode_answer(answer: Answer) -> bytes:
             np.int32(n_atoms).tobytes(),
             forces.tobytes(),
             virials.tobytes(),
-            no_extras,
+            *(np.int32(len(text)).tobytes() + text for text in extras),
         ]
     )
