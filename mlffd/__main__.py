@@ -76,6 +76,26 @@ def parser() -> argparse.ArgumentParser:
         help="all label files of its training, in that order: records for the guard what it saw",
     )  # fmt: skip
 
+    sub = verb(run_ipi_input, "ipi-input")
+    sub.add_argument("structure", type=Path, help="any file ASE reads; the last frame counts")
+    sub.add_argument("--student", required=True, help="student bundle, or name of a shipped student")
+    sub.add_argument("-o", "--output", type=Path, required=True, help="input to write; FILE.xyz beside it")
+    sub.add_argument("--ensemble", default="nvt", help="nvt (default), pimd or npt")
+    sub.add_argument("--temperature", type=float, default=300.0, help="K (default %(default)s)")
+    sub.add_argument("--pressure", type=float, default=1.0, help="bar, for npt (default %(default)s)")
+    sub.add_argument("--beads", type=int, help="default 32 for pimd, else 1; also for npt")
+    sub.add_argument(
+        "--timestep", type=float, dest="time_step", metavar="FS", help="default 0.5, with several beads 0.25"
+    )
+    sub.add_argument("--steps", type=int, default=10000, help="(default %(default)s)")
+    sub.add_argument("--seed", type=int, default=20260704, help="of random numbers (default %(default)s)")
+    sub.add_argument("--address", help="of the socket (default mlffd- and the student's name)")
+    sub.add_argument(
+        "--in-process", action="store_true", help="let i-PI load the student itself: no driver, no socket"
+    )
+    sub.add_argument("--force", action="store_true", help="write over files that are there")
+    verb(run_ipi_pes_path, "ipi-pes-path")
+
     sub = verb(run_doctor, "doctor")
     sub.add_argument("bundle", nargs="?", help="student bundle, or name of a shipped student, to try as well")
     sub.add_argument("--lammps", type=Path, help="an lmp, or the folder of an environment or a build")
@@ -226,6 +246,26 @@ def run_doctor(options) -> int:
         raise ConfigError(f"--ranks takes numbers such as 1,2,4, not {ranks!r}")
     plan = Plan(options.lammps, options.bundle, tuple(map(int, ranks.split(","))), options.time_limit)
     return run_doctor(plan, options.json)
+
+
+def run_ipi_input(options) -> None:
+    """Write a commented i-PI input for a structure and a student, and say how to run it."""
+    from dataclasses import fields
+
+    from mlffd.drivers.ipi.input import RunPlan, plan_run, write_input
+
+    conditions = {field.name: getattr(options, field.name) for field in fields(RunPlan)}
+    plan = plan_run(options.student, **conditions)
+    files = write_input(options.structure, options.student, options.output, plan, options.force)
+    written = f"{files.input}" + (f" and {files.structure}" if files.structure != options.structure else "")
+    print(f"wrote {written}; run it here by", *files.commands(plan), sep="\n  ")
+
+
+def run_ipi_pes_path(options) -> None:
+    """Print where the file is that i-PI loads to hold a student itself: <pes_path> of <ffdirect>."""
+    from mlffd.drivers.ipi import PES_FILE
+
+    print(PES_FILE)
 
 
 def run_lammps_export(options) -> None:

@@ -4,3 +4,7 @@
 ``protocol`` has the bytes, ``loop`` the sockets, ``evaluator`` the way from structures to answers, ``report``
 what the user sees of it, ``client`` the command line.
 """
+
+from pathlib import Path
+
+PES_FILE = Path(__file__).with_name("pes.py")  # what i-PI loads into its own process
