@@ -6,7 +6,7 @@ The only module that imports the neighbor-list library.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 
@@ -30,7 +30,8 @@ ROUNDING = 1e-9  # Å; a list that covers a structure by less is built again
 LARGEST_JUMP = 1e3  # Å; an atom that comes back from farther away is for the checks of a new list
 LONGEST_IDLE = 500  # structures; a list that served none of so many is dropped
 LARGEST_POOL = 10_000_000  # edges of 16 bytes
-MOST_TRIES = 8  # lists looked at closely before a new one is built
+MOST_TRIES = 4  # lists looked at closely before a new one is built
+N_PROBES = 15  # atoms that tell from afar which lists these are
 MOST_JOINED = 4  # batches remembered
 BUILDS_PER_CLEARING = 32
 
@@ -265,8 +266,47 @@ class KeptList:
 
     def __post_init__(self):
         self.pbc = self.neighbor_list.pbc.tobytes()
-        self.first_position = self.neighbor_list.positions[0].tolist()
+        self.n_atoms = self.neighbor_list.edges.n_atoms
         self.n_edges = self.neighbor_list.edges.n_edges
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Kept lists, oldest first, and where some atoms of each were when it was built."""
+
+    lists: tuple[KeptList, ...] = ()
+    probes: np.ndarray = field(default_factory=lambda: np.zeros((0, N_PROBES, 3)))  # (n_lists, N_PROBES, 3) Å
+
+    def with_list(self, new: KeptList) -> "Pool":
+        """One more."""
+        probe = probed(new.neighbor_list.positions)[None]
+        return Pool((*self.lists, new), np.concatenate([self.probes, probe]))
+
+    def only(self, numbers: Sequence[int]) -> "Pool":
+        """Those of these numbers, in their order."""
+        return Pool(tuple(self.lists[k] for k in numbers), self.probes[list(numbers)])
+
+    def nearest(self, positions: np.ndarray, within: float) -> Iterator[KeptList]:
+        """Lists whose atoms have mostly moved by no more than ``within`` (Å), nearest first.
+
+        Beads of a path integral differ by less than they may move, and arrive in any order. The median
+        overlooks atoms that a caller has wrapped to the other side of the cell since.
+        """
+        if len(positions) == 0 or not self.lists:
+            return
+        moved = np.abs(self.probes - probed(positions)).max(axis=2)
+        moved.sort(axis=1)
+        median = moved[:, N_PROBES // 2]
+        for k in np.argsort(median, kind="stable"):
+            if not median[k] <= within:
+                return
+            if self.lists[k].n_atoms == len(positions):
+                yield self.lists[k]
+
+
+def probed(positions: np.ndarray) -> np.ndarray:
+    """Some of the positions: (N_PROBES, 3), the same ones for the same number of atoms."""
+    return positions.take(np.arange(N_PROBES) * len(positions) // N_PROBES, axis=0)
 
 
 class NeighborLists:
@@ -287,7 +327,7 @@ class NeighborLists:
         self.cutoff, self.skin = cutoff, skin
         self.n_builds = 0  # lists built so far
         self._n_seen = 0
-        self._kept: tuple[KeptList, ...] = ()  # oldest first
+        self._pool = Pool()
         self._by_place: dict[int, KeptList] = {}
         self._joined: dict[tuple[int, ...], tuple[list[NeighborList], Edges]] = {}
 
@@ -348,30 +388,31 @@ class NeighborLists:
         return None, None
 
     def _candidates(self, positions: np.ndarray, pbc: bytes, place: int) -> Iterator[KeptList]:
-        """The list of this place; then, latest first, those where the first atom has not moved too far."""
+        """The list of this place; then others, those first whose atoms have moved least."""
         latest = self._by_place.get(place)
         if latest is not None and latest.pbc == pbc:
             yield latest
-        if len(positions) == 0:
-            return
-        first_position = positions[0].tolist()
-        for kept in reversed(self._kept):
-            near = math.dist(kept.first_position, first_position) < self.skin / 2
-            if near and kept.pbc == pbc and kept is not latest:
+        for kept in self._pool.nearest(positions, self.skin / 2):
+            if kept.pbc == pbc and kept is not latest:
                 yield kept
 
     def _keep(self, new: KeptList) -> None:
         """Add a list; now and then drop those idle for long, and the longest idle of too many."""
-        self._kept += (new,)
-        n_edges = sum(kept.n_edges for kept in self._kept)
-        if n_edges <= LARGEST_POOL and self.n_builds % BUILDS_PER_CLEARING:
-            return
-        by_use = sorted(self._kept[:-1], key=lambda kept: kept.last_used)
-        while by_use and (n_edges > LARGEST_POOL or by_use[0].last_used < self._n_seen - LONGEST_IDLE):
-            n_edges -= by_use.pop(0).n_edges
-        self._kept = (*by_use, new)
-        alive = set(map(id, self._kept))
-        self._by_place = {place: kept for place, kept in list(self._by_place.items()) if id(kept) in alive}
+        pool = self._pool.with_list(new)
+        n_edges = sum(kept.n_edges for kept in pool.lists)
+        if n_edges > LARGEST_POOL or self.n_builds % BUILDS_PER_CLEARING == 0:
+            pool = self._cleared(pool, n_edges)
+            alive = set(map(id, pool.lists))
+            self._by_place = {place: one for place, one in list(self._by_place.items()) if id(one) in alive}
+        self._pool = pool
+
+    def _cleared(self, pool: Pool, n_edges: int) -> Pool:
+        """The pool, of ``n_edges`` in all, without what has to go; the newest list stays."""
+        by_use = sorted(range(len(pool.lists) - 1), key=lambda k: pool.lists[k].last_used)
+        idle_since = self._n_seen - LONGEST_IDLE
+        while by_use and (n_edges > LARGEST_POOL or pool.lists[by_use[0]].last_used < idle_since):
+            n_edges -= pool.lists[by_use.pop(0)].n_edges
+        return pool.only([*by_use, len(pool.lists) - 1])
 
 
 def breaks_vesin(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> bool:

@@ -308,6 +308,28 @@ def test_a_batch_finds_each_its_own():
     assert lists.n_builds == 20
 
 
+def test_beads_in_another_order_find_their_lists():
+    """Half of the atoms differ too much from bead to bead to share a list, and atoms cross the boundary.
+
+    Seen to fail: looking at the latest lists whose first atom is near, or at one atom alone.
+    """
+    rng, lists = np.random.default_rng(3), NeighborLists(CUTOFF, SKIN)
+    middle = random_atoms(0, True, n_atoms=24)
+    beads = [middle.copy() for _ in range(32)]
+    for bead in beads:
+        bead.positions[1::2] += rng.normal(scale=0.5 * SKIN, size=(12, 3))
+        find(lists, bead)
+    n_builds = lists.n_builds
+    assert n_builds > 25
+    for _ in range(5):
+        for bead in beads:
+            bead.positions += rng.normal(scale=0.01 * SKIN, size=(24, 3))
+            bead.positions[::5] += rng.integers(-1, 2, (5, 3)) @ bead.cell.array
+        for place, k in enumerate(rng.permutation(32)):
+            find(lists, beads[k], place)
+    assert lists.n_builds == n_builds
+
+
 def test_lists_that_serve_nothing_are_dropped(monkeypatch):
     kept, lists = random_atoms(0, True), NeighborLists(CUTOFF, SKIN)
     monkeypatch.setattr(neighbors, "LONGEST_IDLE", 50)
@@ -321,7 +343,7 @@ def test_lists_that_serve_nothing_are_dropped(monkeypatch):
     assert early() is None
     monkeypatch.setattr(neighbors, "LARGEST_POOL", 3 * found.edges.n_edges)
     find(lists, random_atoms(300, True))
-    assert sum(one.n_edges for one in lists._kept) <= 3 * found.edges.n_edges
+    assert sum(one.n_edges for one in lists._pool.lists) <= 3 * found.edges.n_edges
     monkeypatch.setattr(neighbors, "LARGEST_POOL", 1)
     large = random_atoms(301, True)
     assert find(lists, large) is find(lists, large)  # the newest stays, however large

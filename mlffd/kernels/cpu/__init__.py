@@ -6,6 +6,7 @@ that the environment variable MLFFD_INSTRUCTIONS names (baseline, avx2, avx512).
 """
 
 import os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,9 @@ def binding():
     except ImportError as error:
         raise KernelsNotCompiled(f"the CPU kernels cannot be loaded ({error})") from error
     return _binding
+
+
+loaded = cache(binding)  # for every step: looking for the file takes as long as wrapping the atoms
 
 
 def is_compiled() -> bool:
@@ -155,7 +159,7 @@ def edge_vectors(
         positions: (n_atoms, 3) float64 in Å.
         cells: (n_systems, 3, 3) float64 in Å, rows are lattice vectors.
     """
-    return binding().edge_vectors(first_atom, first_edge, neighbor, cell_shifts, positions, cells)
+    return loaded().edge_vectors(first_atom, first_edge, neighbor, cell_shifts, positions, cells)
 
 
 def sum_forces(
@@ -169,7 +173,7 @@ def sum_forces(
 
     ``gradient`` (n_edges, 3) in eV/Å; the rest as in ``edge_vectors``.
     """
-    return binding().sum_forces(first_atom, first_edge, neighbor, edge_vectors, gradient)
+    return loaded().sum_forces(first_atom, first_edge, neighbor, edge_vectors, gradient)
 
 
 def lammps_pairs(
@@ -198,4 +202,4 @@ def lammps_pairs(
         ValueError: no such list, or one that names atoms without a position.
         KernelsNotCompiled: see ``binding``.
     """
-    return binding().lammps_pairs(function_address, lammps_pointer, list_index, n_listed, positions, cutoff)
+    return loaded().lammps_pairs(function_address, lammps_pointer, list_index, n_listed, positions, cutoff)
