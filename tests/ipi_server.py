@@ -12,7 +12,7 @@ from ase.units import Bohr, Hartree
 from ipi_evaluators import Recorder
 
 from mlffd.drivers.ipi.evaluator import Evaluator, NoAnswer
-from mlffd.drivers.ipi.loop import Connection, ServerGone, serve
+from mlffd.drivers.ipi.loop import Connection, ServerGone, close, serve
 from mlffd.drivers.ipi.protocol import ProtocolError, Session
 
 ForceRequest = pytest.importorskip("ipi.engine.forcefields", reason="needs the extra `ipi`").ForceRequest
@@ -45,8 +45,7 @@ class Talk:
         except (NoAnswer, ServerGone, ProtocolError) as error:
             self.error = error
         finally:
-            for connection in self.connections:
-                connection.close()
+            close(self.connections)
 
     def close(self):
         for server in self.servers:

@@ -16,7 +16,7 @@ from ipi_server import TIME_LIMIT, Talk, ask, ask_batch, in_ev, ipi_request
 
 from mlffd.drivers.ipi import loop
 from mlffd.drivers.ipi.evaluator import DUMP, Evaluator, NoAnswer
-from mlffd.drivers.ipi.loop import Address, Connection, ServerGone, StopSignal, connect, serve
+from mlffd.drivers.ipi.loop import Address, Connection, ServerGone, close, connect, serve
 from mlffd.drivers.ipi.protocol import ProtocolError, Session, header
 from mlffd.errors import StructureError
 
@@ -86,7 +86,7 @@ def test_requests_of_two_connections_are_evaluated_together():
     assert [len(call) for call in recorder.calls] == [2]
     for connection, (_, server) in zip(connections, pairs):
         server.close()
-        connection.close()
+        close([connection])
 
 
 def test_virial_is_minus_the_strain_derivative_in_ipi_coordinates(talk):
@@ -224,19 +224,19 @@ def test_late_server_is_waited_for(tmp_path):
 
     thread = threading.Thread(target=listen)
     thread.start()
-    connect(address, TIME_LIMIT, StopSignal()).close()
+    connect(address, TIME_LIMIT).close()
     thread.join()
     listener.close()
     with pytest.raises(ServerGone, match="left by a killed i-pi"):
-        connect(address, 0.0, StopSignal())
+        connect(address, 0.0)
     os.unlink(address.path)
     with pytest.raises(ServerGone, match="no server at"):
-        connect(address, 0.2, StopSignal())
+        connect(address, 0.2)
 
 
 def test_tcp_is_without_delay(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        sock = connect(Address(host="127.0.0.1", port=listener.getsockname()[1]), 5.0, StopSignal())
+        sock = connect(Address(host="127.0.0.1", port=listener.getsockname()[1]), 5.0)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         sock.close()
 
@@ -249,13 +249,13 @@ def test_ase_as_the_server(tmp_path):
     gone = []
 
     def client():
-        sock = connect(Address(path=f"/tmp/ipi_{name}"), TIME_LIMIT, StopSignal())
+        sock = connect(Address(path=f"/tmp/ipi_{name}"), TIME_LIMIT)
         connection = Connection(sock, Session({len(atoms)}))
         try:
             serve([connection], Evaluator(atoms, from_calculator(lennard_jones())))
         except ServerGone as error:
             gone.append(error)
-        connection.close()
+        close([connection])
 
     thread = threading.Thread(target=client, daemon=True)
     thread.start()

@@ -5,103 +5,226 @@
     mlffd-driver water --template ipi_inputs/water64.xyz --unix mlffd-water
 
 One process, one connection, one batched evaluation for all the beads that the server sends at once. The
-student is loaded and has answered once before anything is connected.
+student is loaded and has answered before anything is connected.
 
 Exit status: 0 after the server's EXIT, 1 wrong input, 3 no usable answer from the student, 4 server gone or
 never there, 5 not an i-PI server or not this system, 130 and 143 after SIGINT and SIGTERM.
 """
 
 import argparse
+import math
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ase import Atoms
 
+from mlffd.drivers.ipi.committee import Committee, committee_extras
 from mlffd.drivers.ipi.evaluator import Evaluate, Evaluator, NoAnswer
-from mlffd.drivers.ipi.loop import Address, Connection, ServerGone, Stopped, StopSignal, connect, serve
+from mlffd.drivers.ipi.loop import (
+    ATTEMPT,
+    Address,
+    Connection,
+    ServerGone,
+    Stopped,
+    StopSignal,
+    attempt,
+    close,
+    connect,
+    serve,
+)
 from mlffd.drivers.ipi.protocol import ProtocolError, Session
-from mlffd.drivers.ipi.report import StatusLine, Tally, say, summary, write_report
-from mlffd.drivers.ipi.template import read_template
+from mlffd.drivers.ipi.report import StatusLine, Tally, check_writable, run_facts, say, summary, write_report
+from mlffd.drivers.ipi.template import read_templates
 from mlffd.errors import MlffdError
+
+CONNECT_TIMEOUT = 60.0  # s
 
 
 def drive(
-    template: Atoms,
+    templates: Atoms | Sequence[Atoms],
     evaluate: Evaluate,
     address: Address,
-    connect_timeout: float = 60.0,
+    connect_timeout: float = CONNECT_TIMEOUT,
     verbose: bool = False,
     report: str | Path | None = None,
     facts: dict | None = None,
+    *,
+    n_connections: int = 1,
+    persist: bool = False,
+    extras: Callable[[object], str] | None = None,
+    tally: Tally | None = None,
 ) -> int:
     """Serves from warm-up to the closing summary; returns the exit status. For the main thread: it takes over
     SIGINT and SIGTERM.
 
-    ``evaluate`` turns a list of structures into one object with energy (eV), forces (n_atoms, 3) (eV/Å) and
-    virial (3, 3) (eV, -dE/dstrain) each, and may raise MlffdError. ``facts`` go into the report.
+    Args:
+        templates, evaluate, tally, extras: see ``Evaluator``.
+        address: of the server.
+        connect_timeout: s to wait for a server; may be infinite.
+        verbose: print every message that arrives.
+        report: write the closing summary to this file, as JSON.
+        facts: go into the report.
+        n_connections: to the server, all of them served by one evaluation at a time.
+        persist: serve the next server when one has gone.
     """
-    tally = Tally(after_each=StatusLine()) if sys.stderr.isatty() else Tally()
+    tally = tally or Tally(after_each=StatusLine())
+    evaluator = Evaluator(templates, evaluate, tally, extras)
+    client = Client(evaluator, address, connect_timeout, n_connections, verbose)
     started = time.perf_counter()
     exit_status, ending = 0, "the server said EXIT"
     try:
-        converse(template, Evaluator(template, evaluate, tally), address, connect_timeout, verbose)
+        client.run(persist)
     except (NoAnswer, ServerGone, ProtocolError, Stopped) as error:
         exit_status, ending = error.exit_status, str(error)
     say(ending)
     if tally.evaluations:
         say(summary(tally))
     if report is not None:
-        facts = {**(facts or {}), "n_atoms": len(template), "wall_seconds": time.perf_counter() - started}
+        n_atoms = sorted(evaluator.atom_counts)
+        facts = {**(facts or {}), "n_atoms": n_atoms[0] if len(n_atoms) == 1 else n_atoms}
+        facts["wall_seconds"] = time.perf_counter() - started
         write_report(report, tally, {**facts, "exit_status": exit_status, "ending": ending})
     return exit_status
 
 
-def converse(
-    template: Atoms, evaluator: Evaluator, address: Address, connect_timeout: float, verbose: bool
-) -> None:
-    """Warms up, connects, serves, and closes in good order whatever happens."""
-    stop = StopSignal()
-    stop.install()
-    evaluator.warm_up()
+class Client:
+    """What all connections to a server have in common."""
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        address: Address,
+        connect_timeout: float,
+        n_connections: int,
+        verbose: bool,
+    ):
+        self.evaluator = evaluator
+        self.address = address
+        self.connect_timeout = connect_timeout
+        self.n_connections = n_connections
+        self.verbose = verbose
+        self.stop = StopSignal()
+
+    def run(self, persist: bool) -> None:
+        """Warms up, then serves one server, or one after the other until a signal arrives.
+
+        Raises what ``serve`` and ``connect`` raise.
+        """
+        self.stop.install()
+        self.evaluator.warm_up()
+        say(f"{'; '.join(map(describe, self.evaluator.templates.values()))}; calling {self.address}")
+        while True:
+            sock = connect(self.address, self.connect_timeout)
+            try:
+                self.serve(sock)
+                ending = "the server said EXIT"
+            except ServerGone as error:
+                ending = str(error)
+                if not persist:
+                    raise
+            if not persist:
+                return
+            self.stop.check()
+            say(f"{ending}; waiting for the next one at {self.address}")
+
+    def serve(self, sock) -> None:
+        """Serves until the server has gone, and closes in good order whatever happens."""
+        connections = [self.connection(sock)]
+        try:
+            serve(connections, self.evaluator, self.stop, self.another, self.n_connections)
+        finally:
+            close(connections)
+
+    def another(self) -> Connection | None:
+        """One more connection, if it is to be had at once."""
+        sock = attempt(self.address, ATTEMPT)
+        return None if sock is None else self.connection(sock)
+
+    def connection(self, sock) -> Connection:
+        """The conversation on a new socket."""
+        session = Session(self.evaluator.atom_counts)
+        if self.verbose:
+            session.on_message = say
+        return Connection(sock, session)
+
+
+def describe(template: Atoms) -> str:
+    """What is about to be served, as the user gave it."""
     periodic = "".join(letter for letter, is_periodic in zip("xyz", template.pbc) if is_periodic)
-    say(f"{template.get_chemical_formula()}, periodic directions: {periodic or 'none'}; calling {address}")
-    connection = Connection(connect(address, connect_timeout, stop), Session({len(template)}))
-    if verbose:
-        connection.session.on_message = say
-    try:
-        serve([connection], evaluator, stop)
-    finally:
-        connection.close()
+    return f"{template.get_chemical_formula()}, periodic directions: {periodic or 'none'}"
+
+
+class Parser(argparse.ArgumentParser):
+    """Wrong words are wrong input like any other: one line, and the exit status that goes with it."""
+
+    def error(self, message: str):
+        """Ends the program."""
+        say(f"{message}; see mlffd-driver --help")
+        sys.exit(1)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="mlffd-driver",
-        description="Serves the forces of a student to i-PI over a socket.",
-        epilog="exit status: 0 after EXIT, 1 wrong input, 3 no usable answer from the student, "
-        "4 server gone or never there, 5 not an i-PI server or not this system",
+        description="Serves the forces of a student to i-PI over a socket: all beads that i-PI sends at once "
+        "are evaluated in one batch. Start it before or after i-pi.",
+        epilog="exit status: 0 after EXIT, 1 wrong input, 3 no usable answer from the student (the structure "
+        "is written to a file), 4 server gone or never there, 5 not an i-PI server or not this system, "
+        "130 and 143 after SIGINT and SIGTERM",
     )
-    parser.add_argument("bundle", help="a student: a .mlffd file, or the name of a shipped one such as water")
-    parser.add_argument(
-        "-t", "--template", required=True, metavar="FILE", help="structure with the atoms in i-PI's order"
-    )
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("-u", "--unix", metavar="NAME", help="the <address> of <ffsocket mode='unix'>")
-    where.add_argument("--host", help="the <address> of <ffsocket mode='inet'>")
-    parser.add_argument("--port", type=int, default=31415, help="its <port> (default %(default)s)")
-    parser.add_argument(
-        "--socket-prefix", default="/tmp/ipi_", help="what i-pi -S was given (default %(default)s)"
-    )
-    parser.add_argument(
-        "--pbc", metavar="xyz|none|...", type=periodic_directions, help="instead of the template's"
-    )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default %(default)s)")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
-    parser.add_argument("--connect-timeout", type=float, default=60.0, metavar="S", help="wait for i-PI (60)")
-    parser.add_argument("--report", metavar="FILE", help="write the closing summary as JSON")
-    parser.add_argument("-v", "--verbose", action="store_true", help="print every message that arrives")
+    add = parser.add_argument_group("what to serve").add_argument
+    add(
+        "bundle", nargs="+",
+        help="a student: a .mlffd file, or the name of a shipped one such as water; several are a committee, "
+        "which answers with the mean",
+    )  # fmt: skip
+    add(
+        "-t", "--template", required=True, action="append", metavar="FILE",
+        help="structure with the atoms in i-PI's order; once for each system of the run",
+    )  # fmt: skip
+    add("--pbc", metavar="xyz|none|...", type=periodic_directions, help="instead of the template's")
+    add(
+        "--extras", action="store_true",
+        help="send energies, forces and virials of all members of the committee, for <ffcommittee> with "
+        "<parse_json>True</parse_json>",
+    )  # fmt: skip
+
+    add = parser.add_argument_group("where i-PI listens").add_argument
+    add("-u", "--unix", metavar="NAME", help="the <address> of <ffsocket mode='unix'>")
+    add("--host", help="the <address> of <ffsocket mode='inet'>")
+    add("--port", type=whole_number, default=31415, help="its <port> (default %(default)s)")
+    add("--socket-prefix", default="/tmp/ipi_", help="what i-pi -S was given (default %(default)s)")
+    add(
+        "-n", "--connections", type=whole_number, default=1, metavar="N",
+        help="connections, for servers that send no batches: i-PI before 3.3, or matching='lock'; as many as "
+        "there are beads, or a divisor of it; with <batch_size> leave it at 1 (default %(default)s)",
+    )  # fmt: skip
+    add(
+        "--connect-timeout", type=seconds, metavar="S",
+        help=f"give up after so long without a server (default {CONNECT_TIMEOUT:g}; with --persist: never)",
+    )  # fmt: skip
+    add(
+        "--persist", action="store_true",
+        help="when a server has gone wait for the next one, until SIGINT or SIGTERM; an unusable answer or a "
+        "server for another system still ends the driver",
+    )  # fmt: skip
+
+    add = parser.add_argument_group("how to compute").add_argument
+    add("--device", default="cpu", help="cpu, cuda, cuda:1 (default %(default)s)")
+    add("--dtype", default="float32", choices=["float32", "float64"], help="(default %(default)s)")
+    add(
+        "--max-batch-atoms", type=whole_number, metavar="N",
+        help="evaluate up to so many atoms in one go (default: found out at the start)",
+    )  # fmt: skip
+
+    add = parser.add_argument_group("what to tell").add_argument
+    add("--timestep", type=positive, metavar="FS", help="for ns/day, where i-PI's <parameters> do not say it")
+    add("--beads", type=whole_number, metavar="N", help="for steps/s, likewise")
+    add("--report", metavar="FILE", help="write the closing summary as JSON")
+    add("-v", "--verbose", action="store_true", help="print every message that arrives")
     return parser
 
 
@@ -112,30 +235,87 @@ def periodic_directions(text: str) -> str:
     return text
 
 
+def whole_number(text: str) -> int:
+    """An argparse type: 1, 2, 3, ..."""
+    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """An argparse type: 0 or more."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not number >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return number
+
+
+def positive(text: str) -> float:
+    """An argparse type: above 0 and finite."""
+    number = seconds(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
+def address_of(options) -> Address:
+    """Where the options say that the server listens."""
+    if (options.unix is None) == (options.host is None):
+        parser().error("say where i-PI listens: -u NAME, or --host HOST and --port PORT")
+    if options.unix is not None:
+        return Address(path=f"{options.socket_prefix}{options.unix}")
+    return Address(host=options.host, port=options.port)
+
+
 def main(argv: list[str] | None = None) -> int:
     """The console script."""
     options = parser().parse_args(argv)
-    path = f"{options.socket_prefix}{options.unix}" if options.unix else ""
+    StopSignal().install()
     try:
-        template = read_template(options.template, options.pbc)
-        from mlffd.engine import Engine  # late: importing torch takes seconds
-
-        engine = Engine(options.bundle, device=options.device, dtype=options.dtype)
-        return drive(
-            template,
-            engine.evaluate,
-            Address(path=path, host=options.host or "", port=options.port),
-            connect_timeout=options.connect_timeout,
-            verbose=options.verbose,
-            report=options.report,
-            facts={"bundle": options.bundle, "device": options.device, "dtype": options.dtype},
-        )
+        return run(options)
     except MlffdError as error:
         say(str(error))
         return 1
-    except KeyboardInterrupt:
-        say("interrupted")
-        return 130
+    except Stopped as stopped:
+        say(str(stopped))
+        return stopped.exit_status
+
+
+def run(options) -> int:
+    """Loads what the options name, and drives."""
+    address, templates = address_of(options), read_templates(options.template, options.pbc)
+    if options.report is not None:
+        check_writable(options.report)
+    from mlffd.engine import Engine  # late: importing torch takes seconds
+
+    engines = [
+        Engine(bundle, options.device, options.dtype, max_batch_atoms=options.max_batch_atoms)
+        for bundle in options.bundle
+    ]
+    members = [engine.evaluate for engine in engines]
+    return drive(
+        templates,
+        members[0] if len(members) == 1 else Committee(members, options.bundle),
+        address,
+        connect_timeout_of(options),
+        options.verbose,
+        options.report,
+        run_facts(options.bundle, engines[0]),
+        n_connections=options.connections,
+        persist=options.persist,
+        extras=committee_extras if options.extras else None,
+        tally=Tally(options.timestep, options.beads, after_each=StatusLine()),
+    )
+
+
+def connect_timeout_of(options) -> float:
+    """In s; a daemon waits as long as it takes."""
+    if options.connect_timeout is not None:
+        return options.connect_timeout
+    return math.inf if options.persist else CONNECT_TIMEOUT
 
 
 if __name__ == "__main__":

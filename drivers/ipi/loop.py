@@ -1,25 +1,32 @@
 # SPDX-License-Identifier: MIT
 """The loop between i-PI and a student: sockets in, batches to evaluate out.
 
-``serve`` waits for structures on any number of connections, evaluates all that has been asked for in one
-batch and answers. It takes any function from a list of structures to a list of predictions. Nothing that is
-not finite is ever sent: i-PI would carry on with it to the end of the run.
+``serve`` talks with a server on any number of connections, and evaluates in one batch all that it asks for at
+one time. The student computes in a thread of its own: meanwhile all sockets are drained, since i-PI drops a
+client that has not taken a message within 0.1 s, and hangs where one dies and leaves bytes unread.
 """
 
+import os
 import selectors
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlffd.drivers.ipi.evaluator import Evaluator
 from mlffd.drivers.ipi.protocol import ProtocolError, Session
-from mlffd.errors import MlffdError
+from mlffd.errors import ConfigError, MlffdError
 
 PATIENCE = 30.0  # s that a server may pause in the middle of a message
+GATHERING = 2e-3  # s without news after which all of a wave of requests has come; i-PI sends one every 0.1 ms
 FAREWELL = 2.0  # s to wait for the server to notice that we leave
+RETRY_INTERVAL = 0.1  # s between two attempts to connect
+ATTEMPT = 0.05  # s that an attempt to open one more connection may keep the others waiting
+LONGEST_PATH = 107  # bytes of a unix socket's path
 
 
 class ServerGone(MlffdError):
@@ -28,7 +35,7 @@ class ServerGone(MlffdError):
     exit_status = 4
 
 
-class Stopped(MlffdError):
+class Stopped(KeyboardInterrupt):
     """SIGINT or SIGTERM arrived."""
 
     def __init__(self, number: int):
@@ -38,37 +45,47 @@ class Stopped(MlffdError):
 
 @dataclass(frozen=True)
 class Address:
-    """Where the server listens: a unix socket's path, or a host and port."""
+    """Where the server listens: a unix socket's path, or a host and port. ConfigError where nothing can."""
 
     path: str = ""
     host: str = ""
     port: int = 0
 
+    def __post_init__(self):
+        if len(os.fsencode(self.path)) > LONGEST_PATH:
+            raise ConfigError(
+                f"{self.path} is no name of a unix socket: it has more than {LONGEST_PATH} bytes"
+            )
+        if not self.path and not 0 < self.port < 2**16:
+            raise ConfigError(f"{self.port} is no port: ports are 1 to {2**16 - 1}")
+
     def __str__(self) -> str:
-        return self.path or f"{self.host}:{self.port}"
+        return self.path or (f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}")
 
     def open(self, timeout: float) -> socket.socket:
         """A connected socket; OSError where there is none to be had."""
-        if self.path:
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            sock.settimeout(timeout)
-            try:
-                sock.connect(self.path)
-            except OSError:
-                sock.close()
-                raise
+        if not self.path:
+            sock = socket.create_connection((self.host, self.port), timeout=timeout)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             return sock
-        sock = socket.create_connection((self.host, self.port), timeout=timeout)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(timeout)
+        try:
+            sock.connect(self.path)
+        except OSError:
+            sock.close()
+            raise
         return sock
 
 
 class StopSignal:
-    """Remembers SIGINT or SIGTERM and wakes the loop; a second one interrupts at once."""
+    """SIGINT and SIGTERM raise Stopped; while ``deferred``, the first one is remembered and wakes the loop,
+    and a second one ends the process at once."""
 
     def __init__(self):
         self.number = 0
+        self._deferred = False
         self._reader, self._writer = socket.socketpair()
 
     def install(self) -> None:
@@ -76,137 +93,267 @@ class StopSignal:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """For the time in which an evaluation may be going on."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+        self.check()
+
     def fileno(self) -> int:
-        """Readable once a signal has arrived."""
+        """Readable once a signal has been remembered."""
         return self._reader.fileno()
 
     def check(self) -> None:
-        """Raises Stopped once a signal has arrived."""
+        """Raises Stopped if a signal has been remembered."""
         if self.number:
             raise Stopped(self.number)
 
     def _on_signal(self, number, frame) -> None:
+        if not self._deferred:
+            raise Stopped(number)
         if self.number:
-            raise KeyboardInterrupt
+            os._exit(128 + number)  # an evaluation in the other thread would hold up any other exit
         self.number = number
         self._writer.send(b"\0")
 
 
 class Connection:
-    """A socket and the conversation on it."""
+    """A socket and the conversation on it. Neither reading nor writing waits."""
 
     def __init__(self, sock: socket.socket, session: Session):
         self.sock = sock
         self.session = session
         self.at_end = False
-        sock.settimeout(PATIENCE)
+        self.arrived_at = time.monotonic()  # when the latest bytes came
+        self._outgoing = bytearray()
+        sock.setblocking(False)
 
     def fileno(self) -> int:
         """For selectors."""
         return self.sock.fileno()
 
+    def awaits(self) -> int:
+        """The selector's events to wait for; 0 once the server has closed the connection."""
+        if self.at_end:
+            return 0
+        return selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outgoing else 0)
+
     def receive(self) -> None:
-        """Takes what has arrived; call when readable."""
+        """Takes what has arrived."""
         try:
             chunk = self.sock.recv(1 << 20)
-        except (ConnectionError, TimeoutError):
+        except BlockingIOError:
+            return
+        except OSError:  # reset, or given up by TCP
             chunk = b""
         self.at_end = not chunk
+        self.arrived_at = time.monotonic()
         self.session.feed(chunk)
 
     def advance(self) -> None:
         """Answers what can be answered without an evaluation."""
-        reply = self.session.advance()
-        try:
-            self.sock.sendall(reply)
-        except (ConnectionError, TimeoutError):
-            self._read_to_end()  # a server that leaves may have said so
-        if self.at_end and not (self.session.finished or self.session.request):
-            raise ServerGone("the server closed the connection without EXIT")
+        self._outgoing += self.session.advance()
+        self.send()
 
-    def _read_to_end(self) -> None:
-        while not self.at_end:
-            self.receive()
-        self.session.advance()
-
-    def close(self) -> None:
-        """Says goodbye and reads on for a moment. Closing with unread bytes would reset the connection, of
-        which i-PI's poll thread dies, and then the run hangs for good."""
-        deadline = time.monotonic() + FAREWELL
+    def send(self) -> None:
+        """Sends as much of what is due as the socket takes."""
         try:
+            while self._outgoing:
+                del self._outgoing[: self.sock.send(self._outgoing)]
+        except BlockingIOError:
+            pass
+        except OSError:  # a server that leaves may have said so: what it sent is still to be read
+            self._outgoing.clear()
+
+    def leave(self) -> None:
+        """Sends the rest and says that no more will come."""
+        self.sock.settimeout(FAREWELL)
+        try:
+            self.sock.sendall(self._outgoing)
             self.sock.shutdown(socket.SHUT_WR)
-            while (remaining := deadline - time.monotonic()) > 0 and not self.at_end:
-                self.sock.settimeout(remaining)
-                self.at_end = not self.sock.recv(1 << 20)
         except OSError:
             pass  # the other side was quicker
-        self.sock.close()
+        self.sock.setblocking(False)
 
 
-def connect(address: Address, timeout: float, stop: StopSignal) -> socket.socket:
+def close(connections: Sequence[Connection]) -> None:
+    """Says goodbye and reads on for a moment. Closing with unread bytes would reset a connection, of which
+    i-PI's poll thread dies, and then the run hangs for good."""
+    deadline = time.monotonic() + FAREWELL
+    with selectors.DefaultSelector() as selector:
+        for connection in connections:
+            connection.leave()
+            selector.register(connection, selectors.EVENT_READ)
+        while selector.get_map() and (remaining := deadline - time.monotonic()) > 0:
+            for key, _ in selector.select(remaining):
+                key.fileobj.receive()
+                if key.fileobj.at_end:
+                    selector.unregister(key.fileobj)
+    for connection in connections:
+        connection.sock.close()
+
+
+def connect(address: Address, timeout: float) -> socket.socket:
     """Tries until the server is there, for at most ``timeout`` seconds; then ServerGone."""
     deadline = time.monotonic() + timeout
-    while True:
-        try:
-            return address.open(timeout=max(timeout, 1.0))
-        except (FileNotFoundError, ConnectionError, BlockingIOError, TimeoutError) as error:
-            if time.monotonic() >= deadline:
-                stale = " (left by a killed i-pi? then remove it)" if Path(address.path).is_socket() else ""
-                raise ServerGone(f"no server at {address} after {timeout:g} s: {error}{stale}") from error
-        except OSError as error:
-            raise ServerGone(f"cannot connect to {address}: {error}") from error
-        stop.check()
-        time.sleep(0.1)
+    while (sock := attempt(address, max(1.0, min(timeout, PATIENCE)))) is None:
+        if time.monotonic() >= deadline:
+            stale = " (left by a killed i-pi? then remove it)" if Path(address.path).is_socket() else ""
+            raise ServerGone(f"no server at {address} after {timeout:g} s{stale}")
+        time.sleep(RETRY_INTERVAL)
+    return sock
 
 
-def serve(connections: Sequence[Connection], evaluator: Evaluator, stop: StopSignal | None = None) -> None:
-    """Answers until every server has said EXIT.
+def attempt(address: Address, timeout: float) -> socket.socket | None:
+    """One attempt to connect; None where nobody listens. ServerGone where trying again would not help."""
+    try:
+        return address.open(timeout)
+    except (FileNotFoundError, ConnectionError, BlockingIOError, TimeoutError):
+        return None
+    except OSError as error:
+        raise ServerGone(f"cannot connect to {address}: {error.strerror or error}") from error
 
-    Raises ServerGone, ProtocolError, NoAnswer or Stopped. Closing the connections is left to the caller.
+
+def serve(
+    connections: list[Connection],
+    evaluator: Evaluator,
+    stop: StopSignal | None = None,
+    another: Callable[[], Connection | None] = lambda: None,
+    n_connections: int = 1,
+) -> None:
+    """Answers until the server has said EXIT on every connection.
+
+    Up to ``n_connections``, ``another`` is called for one more connection whenever the handshake of the one
+    before is over, since i-PI does one after the other; None means not now. They are appended to
+    ``connections``, whose closing is left to the caller.
+
+    Raises ServerGone, ProtocolError, NoAnswer or Stopped.
     """
-    with selectors.DefaultSelector() as selector:
-        if stop is not None:
-            selector.register(stop, selectors.EVENT_READ)
-        for connection in connections:
-            selector.register(connection, selectors.EVENT_READ)
-        active = list(connections)
-        while active:
-            started = time.perf_counter()
-            receive(selector, active, PATIENCE)
-            evaluator.tally.waited(time.perf_counter() - started)
-            if stop is not None:
-                stop.check()
+    stop = stop or StopSignal()
+    loop = Loop(connections, evaluator, stop, another, n_connections)
+    with stop.deferred(), loop.selector, loop.evaluated, loop.wake, loop.worker:
+        loop.run()
+
+
+class Loop:
+    """The connections to one server, and the evaluation in progress, if any."""
+
+    def __init__(self, connections, evaluator, stop, another, n_connections):
+        """See ``serve``."""
+        self.connections = connections
+        self.evaluator = evaluator
+        self.stop = stop
+        self.another = another
+        self.n_connections = n_connections
+        self.selector = selectors.DefaultSelector()
+        self.worker = ThreadPoolExecutor(1, "student")
+        self.evaluation: Future | None = None
+        self.asking: list[Connection] = []  # those whose requests are being evaluated
+        self.introduced = False  # the server's parameters are known
+        self.evaluated, self.wake = socket.socketpair()
+        self.selector.register(self.evaluated, selectors.EVENT_READ)
+        self.selector.register(stop, selectors.EVENT_READ)
+
+    @property
+    def active(self) -> list[Connection]:
+        """The connections on which the server has not said EXIT."""
+        return [connection for connection in self.connections if not connection.session.finished]
+
+    def run(self) -> None:
+        """Until no connection is active."""
+        while active := self.active:
+            self.open_another()
+            self.wait(active)
             for connection in active:
                 connection.advance()
-            answer_all(selector, active, evaluator)
-            for connection in [c for c in active if c.session.finished]:
-                selector.unregister(connection)
-                active.remove(connection)
+            self.hand_out()
+            self.check(active)
+            if self.evaluation is None:
+                self.stop.check()
+                self.evaluate(active)
 
+    def open_another(self) -> None:
+        """Opens one more connection where it is time for it."""
+        if len(self.connections) < self.n_connections and self.connections[-1].session.greeted:
+            connection = self.another()
+            if connection is not None:
+                self.connections.append(connection)
 
-def receive(selector, connections: Sequence[Connection], patience: float) -> bool:
-    """Waits for bytes and takes them; with a ``patience`` of 0 s only looks. Whether any arrived.
+    def wait(self, active: list[Connection]) -> None:
+        """Returns after something has been received, sent or evaluated, or when it is time for something."""
+        for connection in self.connections:
+            self.watch(connection)
+        started = time.perf_counter()
+        for key, events in self.selector.select(self.patience(active)):
+            if key.fileobj is self.evaluated:
+                self.evaluated.recv(1)
+            elif key.fileobj is self.stop:
+                self.selector.unregister(self.stop)  # seen: it stays readable
+            elif isinstance(key.fileobj, Connection) and events & selectors.EVENT_READ:
+                key.fileobj.receive()
+        if self.evaluation is None:
+            self.evaluator.tally.waited(time.perf_counter() - started)
 
-    A server may think as long as it likes, except in the middle of a message: after ``patience`` seconds
-    there, ProtocolError.
-    """
-    mid_message = any(connection.session.mid_message for connection in connections)
-    ready = selector.select(patience if mid_message or patience == 0 else None)
-    if not ready and mid_message and patience:
-        raise ProtocolError(f"the server paused for {patience:g} s in the middle of a message")
-    arrived = [key.fileobj for key, _ in ready if isinstance(key.fileobj, Connection)]
-    for connection in arrived:
-        connection.receive()
-    return bool(arrived)
+    def watch(self, connection: Connection) -> None:
+        """Has the selector watch for what the connection waits for."""
+        watched = self.selector.get_map().get(connection)
+        if not connection.awaits():
+            if watched:
+                self.selector.unregister(connection)
+        elif watched is None:
+            self.selector.register(connection, connection.awaits())
+        elif watched.events != connection.awaits():
+            self.selector.modify(connection, connection.awaits())
 
+    def patience(self, active: list[Connection]) -> float | None:
+        """How long nothing may happen, in s; None for any time."""
+        times = []
+        if any(connection.session.mid_message for connection in active):
+            times.append(PATIENCE)
+        if self.evaluation is None and any(connection.session.request for connection in active):
+            times.append(GATHERING)
+        if len(self.connections) < self.n_connections:
+            times.append(RETRY_INTERVAL)
+        return min(times, default=None)
 
-def answer_all(selector, connections: Sequence[Connection], evaluator: Evaluator) -> None:
-    """Evaluates what all connections ask for in one go, and goes on until none asks for more."""
-    while asking := [connection for connection in connections if connection.session.request]:
-        # an unread GETFORCE would turn our death, should it come now, into a hanging server
-        while receive(selector, connections, 0) and not any(c.at_end for c in connections):
-            pass
-        answers = evaluator([connection.session.request for connection in asking])
-        for connection, answer in zip(asking, answers):
+    def check(self, active: list[Connection]) -> None:
+        """Raises ServerGone or ProtocolError where no more can be expected; takes in what INIT has said."""
+        for connection in active:
+            session = connection.session
+            if session.initialized and not self.introduced:
+                self.introduced = True
+                self.evaluator.tally.learn(session.parameters, session.batch_size)
+            if connection.at_end and not session.greeted and len(active) > 1:
+                self.connections.remove(connection)  # the server has not taken it; the others know the rest
+                connection.sock.close()
+            elif connection.at_end and not (session.finished or session.request):
+                raise ServerGone("the server closed the connection without EXIT")
+            if session.mid_message and time.monotonic() - connection.arrived_at > PATIENCE:
+                paused = f"the server paused for {PATIENCE:g} s in the middle of a message"
+                raise ProtocolError(f"{paused}: {session.why_unfinished()}")
+
+    def evaluate(self, active: list[Connection]) -> None:
+        """Begins an evaluation of all that is asked for, unless more is about to be."""
+        asking = [connection for connection in active if connection.session.request]
+        if not asking or any(connection.session.mid_message for connection in active):
+            return
+        latest = max(connection.arrived_at for connection in active)
+        if len(asking) < len(active) and time.monotonic() - latest < GATHERING:
+            return
+        self.asking = asking
+        requests = [connection.session.request for connection in asking]
+        self.evaluation = self.worker.submit(self.evaluator, requests)
+        self.evaluation.add_done_callback(lambda evaluation: self.wake.send(b"\0"))
+
+    def hand_out(self) -> None:
+        """Sends the answers once they are there."""
+        if self.evaluation is None or not self.evaluation.done():
+            return
+        for connection, answer in zip(self.asking, self.evaluation.result()):
             connection.session.answer(answer)
             connection.advance()
+        self.evaluation = None

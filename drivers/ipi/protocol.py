@@ -19,7 +19,9 @@ from mlffd.units import BOHR, HARTREE
 HEADER_LENGTH = 12
 LONGEST_INIT = 1 << 20  # bytes; i-PI's own are a few dozen, so more means that we lost the thread
 
-ONE_SIZE_A_BATCH = "give each system an <ffsocket> and a driver of its own, or leave out <batch_size> and use -n"
+ONE_SIZE_A_BATCH = (
+    "give each system an <ffsocket> and a driver of its own, or leave out <batch_size> and use -n"
+)
 
 SHARED_MEMORY = b"ipi_shm_"  # the names that mode='shm' sends after two integers, in place of structures
 
@@ -85,6 +87,7 @@ class Session:
         self.atom_counts = atom_counts
         self.batch_size = 1
         self.parameters: dict[str, str] = {}  # what INIT brought besides the batch size
+        self.greeted = False  # the first STATUS has been answered
         self.initialized = False
         self.finished = False  # EXIT has arrived
         self.request: Request | None = None
@@ -151,17 +154,16 @@ class Session:
         return HEADER_LENGTH
 
     def _not_a_header(self, name: bytes) -> str:
-        if self.initialized:
-            return (
-                f"the server sent {name!r} in place of a header: were systems of different sizes in one batch, "
-                f"which i-PI cannot do? Then {ONE_SIZE_A_BATCH}"
-            )
+        if self.batch_size > 1:
+            return f"the server sent {name!r} in place of a header; {ONE_SIZE_A_BATCH}"
         return f"the server sent {name!r}, which is no i-PI header: is this an i-PI server?"
 
     def why_unfinished(self) -> str:
         """What a message may lack that has begun and does not go on."""
         if self.batch_size > 1 and self._buffer.endswith(header("GETFORCE")):
-            return f"it sent systems of different sizes in one batch, which i-PI cannot do: {ONE_SIZE_A_BATCH}"
+            return (
+                f"it sent systems of different sizes in one batch, which i-PI cannot do: {ONE_SIZE_A_BATCH}"
+            )
         return f"{len(self._buffer)} bytes of it have arrived"
 
     def _int32(self, offset: int) -> int | None:
@@ -194,6 +196,7 @@ class Session:
         return HEADER_LENGTH + 4 + self.batch_size * (144 + 24 * n_atoms)
 
     def _on_status(self, body: bytes) -> bytes:
+        self.greeted = True
         if not self.initialized:
             return header("NEEDINIT")
         return header("READY") if self._reply is None else header("HAVEDATA")
@@ -202,7 +205,9 @@ class Session:
         self.parameters = parse_parameters(body[8:].decode("utf-8", errors="replace"))
         self.batch_size = batch_size_in(self.parameters.pop("batch_size", "1"))
         if self.batch_size > 1 and len(self.atom_counts) > 1:
-            raise ProtocolError(f"i-PI cannot mix systems of different sizes in one batch: {ONE_SIZE_A_BATCH}")
+            raise ProtocolError(
+                f"i-PI cannot mix systems of different sizes in one batch: {ONE_SIZE_A_BATCH}"
+            )
         self.initialized = True
         self.on_message(f"batches of {self.batch_size}; parameters {self.parameters}")
         return b""

@@ -2,6 +2,7 @@
 """Species and periodicity, which the protocol does not carry, from a structure file."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,23 @@ from ase import Atoms
 from mlffd.drivers.structure_file import read_structure
 from mlffd.errors import ConfigError
 from mlffd.units import BOHR
+
+
+def read_templates(paths: Sequence[str | Path], pbc: str | None = None) -> list[Atoms]:
+    """One template a system, for several systems in one run; ``pbc`` as in ``read_template``.
+
+    Raises ConfigError where two could not be told apart by their numbers of atoms and are not the same.
+    """
+    templates = {}
+    for path in paths:
+        atoms = read_template(path, pbc)
+        other_path, other = templates.setdefault(len(atoms), (path, atoms))
+        if (atoms.numbers != other.numbers).any() or (atoms.pbc != other.pbc).any():
+            raise ConfigError(
+                f"templates {other_path} and {path} have {len(atoms)} atoms each, and i-PI sends no species: "
+                "give each of these systems an <ffsocket> and a driver of its own"
+            )
+    return [atoms for _, atoms in templates.values()]
 
 
 def read_template(path: str | Path, pbc: str | None = None) -> Atoms:
