@@ -74,6 +74,16 @@ class Answer:
         )
 
 
+def check_atom_count(n_atoms: int, atom_counts: Collection[int]) -> None:
+    """ProtocolError unless structures may have so many atoms."""
+    if n_atoms not in atom_counts:
+        ours = " or ".join(str(count) for count in sorted(atom_counts))
+        raise ProtocolError(
+            f"the server sends structures of {n_atoms} atoms, the template has {ours}: "
+            "start the driver with the structure that the i-PI input starts from"
+        )
+
+
 class Session:
     """One conversation with a server.
 
@@ -187,12 +197,7 @@ class Session:
         n_atoms = self._int32(HEADER_LENGTH + (144 if self.batch_size == 1 else 0))
         if n_atoms is None:
             return None
-        if n_atoms not in self.atom_counts:
-            ours = " or ".join(str(count) for count in sorted(self.atom_counts))
-            raise ProtocolError(
-                f"the server sends structures of {n_atoms} atoms, the template has {ours}: "
-                "start the driver with the structure that the i-PI input starts from"
-            )
+        check_atom_count(n_atoms, self.atom_counts)
         return HEADER_LENGTH + 4 + self.batch_size * (144 + 24 * n_atoms)
 
     def _on_status(self, body: bytes) -> bytes:
