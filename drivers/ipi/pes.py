@@ -8,8 +8,8 @@
       <batch_size>32</batch_size>
     </ffdirect>
 
-``mlffd ipi-pes-path`` prints FILE. ``batch_size`` is the number of beads. With ``threaded="true"`` i-PI flushes
-an incomplete batch; without it i-PI hangs where a number of evaluations is no multiple of ``batch_size``.
+``mlffd ipi-pes-path`` prints FILE. ``batch_size`` is the number of beads. With ``threaded="true"`` i-PI
+flushes an incomplete batch; without it i-PI hangs where a number of evaluations is no multiple of it.
 ``Parameters`` has all parameters.
 
 The same file serves i-PI's own client, here on a unix socket:
@@ -165,7 +165,8 @@ def leave(exit_status: int) -> None:
 
 def connected_sockets() -> list[socket.socket]:
     """Those of i-pi-driver-py, which keeps its socket to itself; with a message unread, i-PI would hang."""
-    return [found for found in gc.get_objects() if isinstance(found, socket.socket) and is_connected(found)]
+    # not isinstance: that asks some objects of torch for their class, and they warn
+    return [found for found in gc.get_objects() if type(found) is socket.socket and is_connected(found)]
 
 
 def is_connected(sock: socket.socket) -> bool:
