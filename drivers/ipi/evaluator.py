@@ -179,10 +179,9 @@ def as_received(request: Request, k: int, template: Atoms) -> Atoms:
 
 def no_answer(faults: list[Fault], structures: list[Atoms]) -> NoAnswer:
     """The error for these structures, which are written to a file with what is wrong."""
-    number, what = faults[0]
-    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    said = [f"structure {k}: {words}" for k, words in faults]
-    return NoAnswer(f"structure {number} of the batch: {what}{more}; {dump(structures, *said)}")
+    said = [f"structure {k} of the batch: {what}" for k, what in faults]
+    more = f" (and {len(said) - 1} more)" if len(said) > 1 else ""
+    return NoAnswer(f"{said[0]}{more}; {dump(structures, *said)}")
 
 
 def dump(structures: list[Atoms], *said: str) -> str:
