@@ -130,10 +130,21 @@ def main() -> int:
     parser.add_argument("evaluator", type=named)
     parser.add_argument("--template", required=True)
     parser.add_argument("--path", required=True)
+    parser.add_argument("--connect-timeout", type=float, default=20.0)
+    parser.add_argument("-n", type=int, default=1)
+    parser.add_argument("--persist", action="store_true")
     parser.add_argument("--report")
     options = parser.parse_args()
     template = read_template(options.template)
-    return drive(template, options.evaluator, Address(path=options.path), 20.0, report=options.report)
+    return drive(
+        template,
+        options.evaluator,
+        Address(path=options.path),
+        options.connect_timeout,
+        report=options.report,
+        n_connections=options.n,
+        persist=options.persist,
+    )
 
 
 if __name__ == "__main__":

@@ -68,6 +68,13 @@ class Runs:
         self.processes.append(process)
         return process
 
+    def inside(self, name: str) -> "Runs":
+        """The same in a folder within this one; its processes count as this one's."""
+        inside = Runs(self.folder / name)
+        inside.folder.mkdir()
+        inside.processes = self.processes
+        return inside
+
     def ipi(self, text: str | None = None) -> subprocess.Popen:
         """i-PI on input.xml, its sockets in this folder."""
         if text is not None:
@@ -83,11 +90,13 @@ class Runs:
             )
         )
 
-    def driver(self, evaluator: str, template: str = "start.xyz", address: str = "argon") -> subprocess.Popen:
+    def driver(
+        self, evaluator: str, template="start.xyz", address="argon", n_connections=1, *more
+    ) -> subprocess.Popen:
         """The loop of mlffd-driver around one of the simple evaluators."""
-        where = ["--template", template, "--path", self.folder / address]
+        where = ["--template", template, "--path", self.folder / address, "-n", n_connections]
         script = HERE / "ipi_evaluators.py"
-        return self.start(sys.executable, script, evaluator, *where, "--report", "report.json")
+        return self.start(sys.executable, script, evaluator, *where, "--report", "report.json", *more)
 
     def report(self) -> dict:
         """What the driver wrote at its end."""
