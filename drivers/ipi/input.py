@@ -136,8 +136,8 @@ def structure_text(atoms: Atoms) -> str:
 def in_ipi_orientation(atoms: Atoms) -> Atoms:
     """Atoms, cell and masses, rotated: the first lattice vector along x, the second in the xy plane.
 
-    i-PI never looks at the other half of a cell. A left-handed one gets its third vector reversed, which spans
-    the same lattice; to reflect the structure would make another molecule of a chiral one.
+    i-PI never looks at the other half of a cell. A left-handed one gets its third vector reversed, which
+    spans the same lattice; to reflect the structure would make another molecule of a chiral one.
     """
     cell = atoms.cell.array.copy()
     cell[2] *= np.sign(np.linalg.det(cell))
@@ -229,9 +229,9 @@ crash `i-pi {prefix}.chk`, once total_steps in them is larger.
 PATH_INTEGRAL_COMMENT = """\
 
 All beads of a step are one batch: let batch_size, beads under parameters, and nbeads be the same number.
-Hydrogen takes about 32 at 300 K, more the colder it is; see whether kinetic_cv still grows with more. The springs
-between beads are stiffer than bonds: steps should be shorter than those with classical nuclei.
-latency: seconds between two looks at the queue; where it is too short, a step's beads come in several batches.
+Hydrogen takes about 32 at 300 K, more the colder it is; see whether kinetic_cv still grows with more. The
+springs between beads are stiffer than bonds: steps should be shorter than those with classical nuclei.
+latency: seconds between two looks at the queue; if too short, a step's beads come in several batches.
 """
 KILLED_COMMENT = """\
 
