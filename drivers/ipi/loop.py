@@ -265,8 +265,9 @@ class Loop:
 
     def run(self) -> None:
         """Until no connection is active."""
-        while active := self.active:
+        while self.active:
             self.open_another()
+            active = self.active  # with the new one: what it receives is answered before the next wait
             self.wait(active)
             for connection in active:
                 connection.advance()
