@@ -23,6 +23,7 @@ sys.path.insert(0, str(BENCHMARKS))  # as for `python benchmarks/ns_per_day.py`
 import cpu_kernels  # noqa: E402
 import dense_layers  # noqa: E402
 import harness  # noqa: E402
+import ipi_costs  # noqa: E402
 import lammps_costs  # noqa: E402
 import ns_per_day  # noqa: E402
 import one_peer  # noqa: E402
@@ -183,7 +184,7 @@ def test_missing_student(benchmark, capsys):
     assert "no student bundle at nowhere.mlffd" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("script", [cpu_kernels, dense_layers, ns_per_day, peers])
+@pytest.mark.parametrize("script", [cpu_kernels, dense_layers, ipi_costs, ns_per_day, peers])
 def test_the_committed_page_is_that_of_the_committed_numbers(script):
     path = harness.RESULTS / f"{script.__name__}.json"
     if not path.exists():
@@ -401,6 +402,55 @@ def test_mlffd_driver_that_fails_ends_ipi(lmp, tmp_path):
     plan = routes.Plan(molecule("H2O", cell=[9.0] * 3, pbc=True), 0.5, 1, 1, 1)
     with pytest.raises(BenchmarkError, match=r"mlffd-driver failed: .*no student bundle at nowhere"):
         routes.run_ipi(plan, "nowhere.mlffd", "float32")
+
+
+def ipi_round(driver: float, alone: float, model: float) -> dict[str, list[dict]]:
+    """One round of one route each, as the benchmark keeps them: seconds a step."""
+    empty = {"ipi_cpu_seconds": None, "clients_cpu_seconds": None, "report": {}}
+    taken = {"driver": driver, "alone": alone, "model": model}
+    return {name: [{"seconds": s, "median_seconds": s, **empty}] for name, s in taken.items()}
+
+
+def test_ratio_is_taken_within_a_round():
+    """Seen to catch a ratio of medians: on a noisy machine rounds differ more than routes."""
+    rounds = [ipi_round(3.0, 1.0, 1.0), ipi_round(26.0, 10.0, 10.0), ipi_round(12.0, 4.0, 6.0)]
+    rows = [
+        {"beads": 32, "route": name, "rounds": [one for each in rounds for one in each[name]]}
+        for name in ("driver", "alone", "model")
+    ]
+    assert ipi_costs.ratio_row(rows, 32)["ratios_of_seconds"] == pytest.approx([1.5, 1.3, 1.2])
+    assert ipi_costs.ratio_row(rows[1:], 32) is None
+    assert ipi_costs.ratio_row(rows, 8) is None
+
+
+def test_batches_of_the_driver_are_counted():
+    plan = ipi_costs.Plan(n_beads=4, student="water", steps=8, warm_up=1)
+    reports = [{"evaluations": 10, "structures": 37}, {"evaluations": 11, "structures": 40}]
+    assert ipi_costs.batches([{"report": one} for one in reports], plan) == {
+        "evaluations_per_step": pytest.approx(1.05), "duplicates": 0,
+    }  # fmt: skip
+    assert ipi_costs.batches([{"report": {"evaluations": 10, "structures": 45}}], plan)["duplicates"] == 5
+
+
+@pytest.mark.slow
+def test_costs_of_path_integrals(bundle, tmp_path, monkeypatch):
+    """Real i-PI; what it recorded is what the student alone is timed with."""
+    pytest.importorskip("ipi", reason="needs the extra `ipi`")
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MLFFD_THREADS"):
+        monkeypatch.setenv(name, "1")  # so that it is put back
+    output = tmp_path / "ipi.json"
+    options = ["--student", str(bundle), "--beads", "2", "--steps", "2", "--warm-up", "2", "--rounds", "1"]
+    routes = ["driver", "alone", "model", "ase"]
+    assert ipi_costs.main([*options, "--only", *routes, "--output", str(output)]) == 0
+    results = json.loads(output.read_text())
+    assert [row["route"] for row in results["rows"]] == routes
+    assert all(row["seconds_per_step"] > 0 for row in results["rows"])
+    driver = results["rows"][0]
+    assert driver["duplicates"] == 0
+    # the beads start as one and the same structure
+    assert driver["rounds"][0]["report"]["structures"] == 2 * (driver["steps"] + 2) + 1
+    assert len(results["ratios"]) == 1
+    assert output.with_suffix(".md").read_text() == ipi_costs.markdown(results)
 
 
 @pytest.mark.slow
