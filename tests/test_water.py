@@ -84,13 +84,15 @@ def test_512_molecules_in_lammps(tmp_path):
 def test_path_integral_run_has_the_energies_ase_has(runs):
     """`i-pi ipi_inputs/pimd.xml` with `mlffd-driver water`, as README prints it."""
     shutil.copytree(INPUTS, runs.folder / "ipi_inputs")
+    text = (runs.folder / "ipi_inputs/pimd.xml").read_text()  # which writes beads rarely
+    (runs.folder / "ipi_inputs/pimd.xml").write_text(text.replace('"pos" stride="100"', '"pos" stride="10"'))
     ipi = runs.start(command("i-pi"), "-S", f"{runs.folder}/", "ipi_inputs/pimd.xml")
     where = ["-u", "mlffd-water", "--socket-prefix", f"{runs.folder}/", "--report", "report.json"]
     driver = runs.start(command("mlffd-driver"), "water", "-t", "ipi_inputs/water64.xyz", *where)
     assert [runs.end(driver), runs.end(ipi)] == [0, 0], runs.output()
     potential = np.loadtxt(runs.folder / "water-pimd.out")[::10, 5]
     beads = [ase.io.read(path, ":") for path in sorted(runs.folder.glob("water-pimd.pos_*.extxyz"))]
-    assert len(beads) == 8
+    assert len(beads) == 32
     calculator = Calculator("water")
     of_beads = [[r["energy"] for r in calculator.calculate_many(frames)] for frames in beads]
     mean = np.mean(of_beads, axis=0)
