@@ -65,9 +65,10 @@ def ffsocket(name: str, address: str, batch_size: int = 1) -> str:
   </ffsocket>"""
 
 
-def write_student(path, epsilon: float = 0.0104, cutoff: float = 6.0):
-    """A bundle of a Lennard-Jones student of argon (eV, Å); returns its path."""
-    architecture = dict(family="lennard_jones", species=[18], cutoff=cutoff, epsilon=[epsilon], sigma=[3.4])
+def write_student(path, epsilon: float = 0.0104, cutoff: float = 6.0, species: tuple[int, ...] = (18,)):
+    """A bundle of a Lennard-Jones student (eV, Å), by default of argon; returns its path."""
+    pairs = dict(epsilon=[epsilon] * len(species), sigma=[3.4] * len(species))
+    architecture = dict(family="lennard_jones", species=list(species), cutoff=cutoff, **pairs)
     write_bundle(path, build_student(architecture), {})
     return path
 
