@@ -1,95 +1,36 @@
 # SPDX-License-Identifier: MIT
-"""The guard: notices when a run leaves what its student was trained on, and does what the user wants then.
+"""The guard in LAMMPS: what drivers/guard.py says, on all ranks alike, with steps, atom ids and whole frames.
 
-| variable           | meaning                                                                      |
-|--------------------|------------------------------------------------------------------------------|
-| MLFFD_GUARD        | ``warn`` (default), ``stop``, ``collect`` or ``off``                         |
-| MLFFD_GUARD_FILE   | extxyz file to which ``stop`` and ``collect`` add frames; guard.extxyz       |
-| MLFFD_GUARD_FRAMES | ``collect`` writes so many frames at most; 100                               |
-| MLFFD_GUARD_EVERY  | look in every n-th evaluation; 10, which costs less than 2 % of a fast step  |
-
-Flagged is a pair of atoms closer, a force along an edge larger, or an atom with fewer or more neighbors than
-training ever saw, with the margins of mlffd/domain.py; where the bundle does not say what that was, a pair
-force of 1000 eV/Å. ``warn`` says so the first, tenth, hundredth time and goes on; ``stop`` ends the run with
-step, atom ids and value, and writes the frame; ``collect`` goes on and writes flagged frames for ``mlffd
-label``. A line at the end counts. Energies and forces that are not finite end every run, whatever the guard's
-policy (``Engine.evaluate_pairs``).
-
-Collisions and collapses take tens of femtoseconds, so that every tenth evaluation at 0.5 fs comes in time.
-The first evaluation is always looked at, and so is each that does not follow the step before it: the first of
-a run, and frames of ``rerun`` that lie some steps apart. Neighbors, whose number changes slowly, are counted
-then and in every tenth look after.
+Looked at is every n-th evaluation, and each that does not follow the step before it: the first of a
+run, and frames of ``rerun`` that lie some steps apart. Neighbors are counted then, and in every tenth look
+after.
 """
 
-import atexit
-import os
-from dataclasses import dataclass
-from pathlib import Path
-
-import ase.io
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 
-from mlffd.domain import limits
+from mlffd.drivers.guard import LOOKS_PER_COUNT, Flag, Found, GuardSettings, Watch
 from mlffd.drivers.lammps_instance import LammpsInstance
 from mlffd.drivers.lammps_ranks import on_any_rank, rank_and_size
-from mlffd.errors import ConfigError, GuardError
-
-LOOKS_PER_COUNT = 10
-UNKNOWN = "by pair forces alone, as the bundle does not say what training saw: mlffd repair --labels"
-POLICIES = ("warn", "stop", "collect", "off")
+from mlffd.errors import ConfigError
 
 
-@dataclass(frozen=True)
-class GuardSettings:
-    """What the guard does when it flags an evaluation; the table above has the variables."""
-
-    policy: str = "warn"
-    file: Path = Path("guard.extxyz")
-    n_frames: int = 100
-    every: int = 10
-
-    @classmethod
-    def from_environment(cls) -> "GuardSettings":
-        """Settings from MLFFD_GUARD and its kin.
-
-        Raises:
-            ConfigError: naming the variable.
-        """
-        policy = os.environ.get("MLFFD_GUARD", cls.policy)
-        if policy not in POLICIES:
-            raise ConfigError(f"MLFFD_GUARD is {policy!r}; choose {', '.join(POLICIES)}")
-        return cls(
-            policy,
-            Path(os.environ.get("MLFFD_GUARD_FILE") or cls.file),
-            _positive("MLFFD_GUARD_FRAMES", cls.n_frames),
-            _positive("MLFFD_GUARD_EVERY", cls.every),
-        )
-
-
-class Guard:
+class Guard(Watch):
     """Watches the evaluations of one student in one LAMMPS.
 
-    Args:
-        metadata: of the bundle (``Engine.metadata``).
-        species: atomic numbers that the student knows (``Engine.species``).
-        settings: by default those of the environment.
-
-    Raises:
-        ConfigError, BundleError: settings or metadata make no sense.
+    Args, Raises: see ``Watch``.
     """
 
     def __init__(self, metadata: dict, species: tuple[int, ...], settings: GuardSettings | None = None):
-        self.settings = settings or GuardSettings.from_environment()
-        self.limits = AtomicLimits(metadata, species)
-        self.n_checked = self.n_flagged = self.n_written = 0
-        self._n_gathered = 0  # as many on all ranks
+        super().__init__(metadata, species, settings)
         self._last_step, self._n_skipped, self._n_looks = None, 0, 0
-        self._first = self._worst = Flag(0.0, "", "")
         self._has_joined, self._communicator, self._rank = False, None, 0
-        if self.settings.policy != "off":
-            atexit.register(self.summarize)
+
+    @property
+    def speaks(self) -> bool:
+        """The first rank does."""
+        return self._rank == 0
 
     def check(
         self,
@@ -135,21 +76,8 @@ class Guard:
         flag = None
         if found is not None:
             flag = self._describe(found, instance, atomic_numbers)
-        self._act(_worst_anywhere(flag, self._communicator), instance, atomic_numbers)
-
-    def summarize(self) -> None:
-        """Print the line that counts, on one rank and once; called when Python ends at the latest."""
-        if self.n_checked and self._rank == 0:
-            print(f"mlffd: guard: {self}", flush=True)
-        self.n_checked = 0
-
-    def __str__(self) -> str:
-        line = f"{self.n_flagged} of {self.n_checked} evaluations flagged"
-        if not self.limits.known:
-            line += f" ({UNKNOWN})"
-        if self.n_flagged:
-            line += f"; first at {self._first.where}; worst at {self._worst}"
-        return line + (f"; {self.n_written} frames in {self.settings.file}" if self.n_written else "")
+        worst = _worst_anywhere(flag, self._communicator)
+        self.act(worst, lambda: self._write(worst, instance, atomic_numbers))
 
     def _join(self, instance: LammpsInstance | None) -> None:
         """Let all ranks do as the first one: others may lack the variables. COLLECTIVE."""
@@ -170,147 +98,20 @@ class Guard:
         self._n_looks = self._n_looks + 1 if goes_on else 0
         return True
 
-    def _describe(self, found: "Found", instance, atomic_numbers) -> "Flag":
+    def _describe(self, found: Found, instance, atomic_numbers) -> Flag:
         tags = np.arange(len(atomic_numbers)) if instance is None else _tags(instance)
         names = [f"{chemical_symbols[atomic_numbers[k]]} {tags[k]}" for k in found.atoms]
         where = f"step {instance.step()}" if instance else f"evaluation on rank {rank_and_size()[0]}"
         return Flag(found.excess, where, found.sentence.format(*names))
 
-    def _act(self, flag: "Flag", instance, atomic_numbers) -> None:
-        """Count, say, write and stop as the policy wants; on all ranks."""
-        self.n_flagged += 1
-        if self.n_flagged == 1:
-            self._first = flag
-        self._worst = max(self._worst, flag, key=lambda one: one.excess)
-        written = ""
-        policy = self.settings.policy
-        if policy == "stop" or (policy == "collect" and self._n_gathered < self.settings.n_frames):
-            written = self._write(flag, instance, atomic_numbers)
-        if policy == "stop":
-            self.n_checked = 0  # the error says it all
-            raise GuardError(f"{flag}: outside of what the student was trained on{written}")
-        if self._rank == 0 and _is_round(self.n_flagged):
-            print(f"mlffd: guard: {flag}{written} (flagged: {self.n_flagged})", flush=True)
-
-    def _write(self, flag: "Flag", instance, atomic_numbers) -> str:
+    def _write(self, flag: Flag, instance, atomic_numbers) -> str:
         """Add the frame to the file, and say so; COLLECTIVE."""
         if instance is None:
             return "; the frame cannot be written, as LAMMPS was not found from Python"
         frame = gather_frame(instance, atomic_numbers)
-        self._n_gathered += 1
-        if frame is None:
-            return ""
-        frame.info.update(step=instance.step(), guard=str(flag))
-        try:
-            # ASE would have all ranks take part
-            ase.io.write(self.settings.file, frame, format="extxyz", append=True, parallel=False)
-        except OSError as error:
-            return f"; the frame cannot be written to {self.settings.file}: {error.strerror}"
-        self.n_written += 1
-        return f"; frame in {self.settings.file}"
-
-
-@dataclass(frozen=True)
-class Flag:
-    """One flagged evaluation: by what factor it is outside, where, and what is said of it."""
-
-    excess: float
-    where: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}"
-
-
-@dataclass(frozen=True)
-class Found:
-    """What is farthest outside: factor, indices of atoms, words with a place for each of them."""
-
-    excess: float
-    atoms: tuple[int, ...]
-    sentence: str
-
-
-class AtomicLimits:
-    """The limits of mlffd/domain.py in tables by atomic number."""
-
-    def __init__(self, metadata: dict, species: tuple[int, ...]):
-        known = limits(metadata, species)
-        self.shortest = np.zeros((len(chemical_symbols), len(chemical_symbols)))
-        self.shortest[np.ix_(species, species)] = known.shortest
-        self.squared = self.shortest**2
-        self.largest_squared = self.squared.max()
-        self.known = bool(self.largest_squared)
-        self.largest_pair_force = known.largest_pair_force
-        self.species = species
-        self.species_idx = np.zeros(len(chemical_symbols), dtype=np.int64)
-        self.species_idx[list(species)] = np.arange(len(species))
-        self.fewest, self.most = known.fewest, known.most
-
-    def worst(self, atomic_numbers, pair_i, pair_j, rij, pair_gradient, n_owned: int) -> Found | None:
-        """What is farthest outside on this rank, if anything is. Arguments as for ``Guard.check``."""
-        if len(rij) == 0:
-            return None
-        found = [
-            self._closest(atomic_numbers, pair_i, pair_j, np.asarray(rij)),
-            self._strongest(pair_i, pair_j, np.asarray(pair_gradient)),
-            self._loneliest(atomic_numbers, pair_i, pair_j, n_owned),
-        ]
-        return max((one for one in found if one), key=lambda one: one.excess, default=None)
-
-    def _closest(self, atomic_numbers, pair_i, pair_j, rij) -> Found | None:
-        squared = _squared_norms(rij)
-        near = np.flatnonzero(squared < self.largest_squared)  # a few in a hundred pairs
-        if len(near) == 0:
-            return None
-        elements = atomic_numbers[pair_i[near]], atomic_numbers[pair_j[near]]
-        ratio = self.squared[elements] / np.maximum(squared[near], 1e-12)
-        k = int(np.argmax(ratio))
-        if ratio[k] <= 1.0:
-            return None
-        bound = self.shortest[elements][k]
-        atoms = int(pair_i[near[k]]), int(pair_j[near[k]])
-        distance = f"{squared[near[k]] ** 0.5:.3f}"
-        return Found(ratio[k] ** 0.5, atoms, f"{{}} and {{}} are {distance} Å apart, less than {bound:.3f} Å")
-
-    def _strongest(self, pair_i, pair_j, gradient) -> Found | None:
-        bound = self.largest_pair_force
-        # a force beyond the bound has a component beyond a third of it, nearly
-        if max(gradient.max(), -gradient.min()) < bound / 3**0.5:
-            return None
-        size = np.sqrt(_squared_norms(gradient))
-        k = int(np.argmax(size))
-        if size[k] <= bound:
-            return None
-        words = f"the force between {{}} and {{}} is {size[k]:.4g} eV/Å, more than {bound:.4g} eV/Å"
-        return Found(size[k] / bound, (int(pair_i[k]), int(pair_j[k])), words)
-
-    def _loneliest(self, atomic_numbers, pair_i, pair_j, n_owned: int) -> Found | None:
-        """Of too few neighbors, or too many. One without any is left out: it may not be the student's."""
-        if n_owned == 0:
-            return None
-        n = len(self.species)
-        species_idx = self.species_idx[atomic_numbers]
-        counts = np.bincount(pair_i * n + species_idx[pair_j], minlength=n_owned * n)
-        counts = counts[: n_owned * n].reshape(n_owned, n)
-        own = species_idx[:n_owned]
-        ratio = np.maximum(self.fewest[own] / np.maximum(counts, 0.5), counts / self.most[own])
-        ratio[~counts.any(axis=1)] = 0.0
-        atom, k = np.unravel_index(np.argmax(ratio), ratio.shape)
-        if ratio[atom, k] <= 1.0:
-            return None
-        count, element = counts[atom, k], chemical_symbols[self.species[k]]
-        fewest, most = self.fewest[own[atom], k], self.most[own[atom], k]
-        bound = f"fewer than {fewest:.1f}" if count < fewest else f"more than {most:.1f}"
-        return Found(ratio[atom, k], (int(atom),), f"{{}} has {count} neighbors {element}, {bound}")
-
-
-def _squared_norms(vectors: np.ndarray) -> np.ndarray:
-    """Of vectors (n, 3); twice as fast as einsum."""
-    squares = vectors * vectors
-    norms = squares[:, 0] + squares[:, 1]
-    norms += squares[:, 2]
-    return norms
+        if frame is not None:
+            frame.info["step"] = instance.step()
+        return self.add_frame(frame, flag)
 
 
 def gather_frame(instance: LammpsInstance, atomic_numbers: np.ndarray) -> Atoms | None:
@@ -344,15 +145,3 @@ def _worst_anywhere(flag: Flag | None, communicator) -> Flag:
     """The worst flag of all ranks; COLLECTIVE."""
     flags = [flag] if communicator is None else communicator.allgather(flag)
     return max((one for one in flags if one), key=lambda one: one.excess)
-
-
-def _is_round(n: int) -> bool:
-    """1, 10, 100, ...: so often one wants to hear of the same thing."""
-    return str(n).strip("0") == "1"
-
-
-def _positive(variable: str, default: int) -> int:
-    text = os.environ.get(variable, str(default))
-    if not text.isdecimal() or int(text) == 0:
-        raise ConfigError(f"{variable} is {text!r}; set it to a positive whole number or unset it")
-    return int(text)

@@ -2,8 +2,9 @@
 
 import ctypes
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -16,13 +17,32 @@ from mlffd.errors import ConfigError, NonFinitePositionsError, NonFiniteResultEr
 from mlffd.graph import Exchange, Graph, from_edges
 from mlffd.kernels import cpu
 from mlffd.neighbors import Edges, NeighborList, NeighborLists
-from mlffd.predict import StructurePrediction, array, pair_gradient, predict
+from mlffd.predict import StructurePrediction, array, from_gradient, pair_gradient
 from mlffd.students.student import Student, check_species
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 BACKENDS = ("reference", "cpu")
 SKIN = 0.7  # Å; in liquid water at 300 K a list then lasts 14 steps of 0.5 fs; 0.5 to 0.8 cost the same
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeGradients:
+    """The edges of structures that were evaluated together, and what the energy feels of each.
+
+    Every edge has its reverse, and on the backend ``cpu`` the two may carry each other's share.
+    """
+
+    first_structure: int  # its place in the list that is being evaluated
+    first_atom: np.ndarray  # (n_structures + 1,): atoms of structure k are first_atom[k] to first_atom[k + 1]
+    atomic_numbers: np.ndarray  # (n_atoms,)
+    center: np.ndarray  # (n_edges,) sorted
+    neighbor: np.ndarray  # (n_edges,)
+    vectors: np.ndarray  # (n_edges, 3) Å; some may be longer than the cutoff
+    gradient: np.ndarray  # (n_edges, 3) eV/Å, dE/d(vector), 0 beyond the cutoff
+
+
+Watch = Callable[[EdgeGradients], None]
 
 
 class Engine:
@@ -82,8 +102,12 @@ class Engine:
         self._index_of_number = array(student.index_of_number).astype(np.int32)
         self.student = deepcopy(student).cast(DTYPES[dtype]).to(self.device).requires_grad_(False).eval()
 
-    def evaluate(self, structures: Atoms | Sequence[Atoms]) -> list[StructurePrediction]:
+    def evaluate(
+        self, structures: Atoms | Sequence[Atoms], watch: Watch | None = None
+    ) -> list[StructurePrediction]:
         """Energy, forces and virial of each structure, or of a single one; sizes, cells and pbc may differ.
+
+        ``watch`` is called after each chunk with all of its edges, and may raise what it likes.
 
         Raises:
             StructureError: a structure is empty, has an unknown element, a position that is not finite or a
@@ -93,29 +117,33 @@ class Engine:
         structures = [structures] if isinstance(structures, Atoms) else list(structures)
         predictions = []
         for chunk in chunks(structures, self.max_batch_atoms):
-            predictions += self._predict(chunk, len(predictions), len(structures))
-        for k, prediction in enumerate(predictions):
-            if not (np.isfinite(prediction.energy) and np.isfinite(prediction.forces).all()):
-                raise NonFiniteResultError(
-                    f"energy or forces of structure {k} ({structures[k].get_chemical_formula()}) "
-                    "are not finite; do two atoms coincide?"
-                )
+            predictions += self._predict(chunk, len(predictions), len(structures), watch)
         return predictions
 
-    def _predict(self, chunk: list[Atoms], start: int, n_structures: int) -> list[StructurePrediction]:
+    def _predict(
+        self, chunk: list[Atoms], start: int, n_structures: int, watch: Watch | None
+    ) -> list[StructurePrediction]:
         """Evaluate ``chunk`` in one go: structures ``start`` and on of ``n_structures``."""
         found = [self._find_list(atoms, start + k, n_structures) for k, atoms in enumerate(chunk)]
         lists, positions, species_idx = zip(*found)
         edges, positions = self.neighbor_lists.join(list(lists)), np.concatenate(positions)
-        cells = np.stack([atoms.cell.array for atoms in chunk])
+        cells = np.array([atoms.cell.array for atoms in chunk])
         periodic = np.array([atoms.pbc for atoms in chunk]).all(axis=1)
         volumes = np.where(periodic, np.abs(np.linalg.det(cells)), np.nan)
         if self.kernel is not None:
-            return self._predict_on_cpu(np.concatenate(species_idx), edges, positions, cells, volumes)
-        numbers = np.concatenate([atoms.numbers for atoms in chunk])
-        vectors = edges.vectors(positions, cells)
-        graph = from_edges(edges, vectors, numbers, volumes, self.cutoff, DTYPES[self.dtype], self.device)
-        return predict(self.student, graph).split()
+            predictions, on_edges = self._on_kernel(
+                np.concatenate(species_idx), edges, positions, cells, volumes
+            )
+        else:
+            numbers = np.concatenate([atoms.numbers for atoms in chunk])
+            vectors = edges.vectors(positions, cells)
+            graph = from_edges(edges, vectors, numbers, volumes, self.cutoff, DTYPES[self.dtype], self.device)
+            predictions, on_edges = self._on_pytorch(graph)
+        check_finite(predictions, chunk, start)
+        if watch is not None:
+            numbers = np.concatenate([atoms.numbers for atoms in chunk])
+            watch(EdgeGradients(start, edges.first_atom, numbers, *on_edges()))
+        return predictions
 
     def _find_list(
         self, atoms: Atoms, place: int, n_structures: int
@@ -131,15 +159,25 @@ class Engine:
                 raise
             raise type(error)(f"structure {place}: {error}") from error
 
-    def _predict_on_cpu(
+    def _on_pytorch(self, graph: Graph) -> tuple[list[StructurePrediction], Callable[[], tuple]]:
+        """Predictions, and how to get centers, neighbors, vectors and gradients of edges on the host."""
+        energies, gradient = pair_gradient(self.student, graph)
+
+        def on_edges() -> tuple[np.ndarray, ...]:
+            vectors = (array(tensor).astype(np.float64) for tensor in (graph.edge_vectors, gradient))
+            return (*array(graph.edge_index), *vectors)
+
+        return from_gradient(graph, energies, gradient).split(), on_edges
+
+    def _on_kernel(
         self,
         species_idx: np.ndarray,
         edges: Edges,
         positions: np.ndarray,
         cells: np.ndarray,
         volumes: np.ndarray,
-    ) -> list[StructurePrediction]:
-        """Predictions from arrays of all structures; ``volumes`` as in ``Graph``."""
+    ) -> tuple[list[StructurePrediction], Callable[[], tuple]]:
+        """The same from arrays of all structures; ``volumes`` as in ``Graph``."""
         csr = edges.first_atom, edges.first_edge, edges.neighbor
         vectors = cpu.edge_vectors(*csr, edges.cell_shifts, positions, cells)
         energies, gradient = self.kernel.evaluate(
@@ -148,12 +186,13 @@ class Engine:
         forces, virials = cpu.sum_forces(*csr, vectors, gradient)
         stresses = -virials / volumes[:, None, None]
         ends = edges.first_atom.tolist()
-        return [
+        predictions = [
             StructurePrediction(
                 float(energies[start:end].sum()), energies[start:end], forces[start:end], virial, stress
             )
             for start, end, virial, stress in zip(ends, ends[1:], virials, stresses)
         ]
+        return predictions, lambda: (edges.center, edges.neighbor, vectors, gradient)
 
     def _species_idx(self, atomic_numbers: np.ndarray) -> np.ndarray:
         """Index (n_atoms,) int32 into ``species``. Raises UnknownElementError."""
@@ -242,6 +281,21 @@ class Engine:
             n_centers=int(n_centers),
             exchange=exchange,
         )
+
+
+def check_finite(predictions: list[StructurePrediction], structures: list[Atoms], start: int) -> None:
+    """Refuse results that no driver can use; the first structure is number ``start``.
+
+    Raises:
+        NonFiniteResultError: naming the structure.
+    """
+    for k, (prediction, atoms) in enumerate(zip(predictions, structures)):
+        # one sum: forces that are finite and whose sum is not are past using, too
+        if not np.isfinite(prediction.energy + prediction.forces.sum()):
+            raise NonFiniteResultError(
+                f"energy or forces of structure {start + k} ({atoms.get_chemical_formula()}) "
+                "are not finite; do two atoms coincide?"
+            )
 
 
 def first_edges(centers: np.ndarray, n_centers: int) -> np.ndarray:

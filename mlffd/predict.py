@@ -70,7 +70,11 @@ def pair_gradient(
 
 def predict(student, graph: Graph, create_graph: bool = False) -> Prediction:
     """Energy, forces, virial and stress of a graph without ghosts."""
-    atomic_energies, gradient = pair_gradient(student, graph, create_graph)
+    return from_gradient(graph, *pair_gradient(student, graph, create_graph))
+
+
+def from_gradient(graph: Graph, atomic_energies: Tensor, gradient: Tensor) -> Prediction:
+    """The same from what ``pair_gradient`` returns."""
     i, j = graph.edge_index
     forces = torch.zeros(graph.n_atoms, 3, dtype=gradient.dtype, device=gradient.device)
     forces = forces.index_add(0, i, gradient).index_add(0, j, -gradient)

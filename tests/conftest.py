@@ -31,7 +31,7 @@ def pytest_runtest_setup(item):
 def guards_end_silently(monkeypatch):
     """Their summaries would come after pytest's last line."""
     silent = SimpleNamespace(register=lambda function: function)
-    monkeypatch.setattr("mlffd.drivers.lammps_guard.atexit", silent)
+    monkeypatch.setattr("mlffd.drivers.guard.atexit", silent)
 
 
 def command(name: str) -> Path:

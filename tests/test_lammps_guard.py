@@ -23,7 +23,8 @@ from mlffd.bundle import Bundle, complete_metadata, write_bundle
 from mlffd.dataset.label import label
 from mlffd.dataset.store import read_labels
 from mlffd.domain import DISTANCE_MARGIN, EXPLOSION, KEY, PAIR_FORCE_MARGIN
-from mlffd.drivers.lammps_guard import Guard, GuardSettings
+from mlffd.drivers.guard import GuardSettings
+from mlffd.drivers.lammps_guard import Guard
 from mlffd.drivers.lammps_mliap import export
 from mlffd.drivers.lammps_program import write_data_file
 from mlffd.engine import Engine
