@@ -209,8 +209,8 @@ def forcefield(files: Files, plan: RunPlan) -> str:
         return SOCKET.format(**vars(plan), batch=batch, latency=LATENCY_A_BEAD * plan.beads)
     names = {"student": files.student, "template": str(files.structure)}
     for what, name in names.items():
-        if re.search("[,:{}]", name):
-            raise ConfigError(f"i-PI cannot read a {what} whose name has one of , : {{ }} in it: {name}")
+        if re.search("[,:;{}]", name):
+            raise ConfigError(f"i-PI cannot read a {what} whose name has one of , : ; {{ }} in it: {name}")
     return DIRECT.format(
         batch=batch, pes=escape(str(PES_FILE)), **{what: escape(name) for what, name in names.items()}
     )
@@ -293,7 +293,8 @@ SOCKET = """\
     <exit_on_disconnect>true</exit_on_disconnect>
   </ffsocket>"""
 DIRECT = """\
-  <ffdirect name="student" pbc="false">
+  <!-- threaded: without it i-PI waits for ever if the number of evaluations is no multiple of the batch -->
+  <ffdirect name="student" pbc="false" threaded="true">
     <pes>custom</pes>
     <pes_path>{pes}</pes_path>{batch}
     <parameters>{{student: {student}, template: {template}}}</parameters>
