@@ -201,8 +201,13 @@ class GuardedEngine(Watch):
         place, worst = max((one for one in found if one), key=lambda one: one[1].excess, default=(0, None))
         if worst is not None:
             flag = self._flag(place, worst, structures)
-            self.act(flag, lambda: self.add_frame(structures[place].copy(), flag))
+            self.act(flag, lambda: self.add_frame(self._frame(structures[place], place), flag))
         return predictions
+
+    def _frame(self, atoms: Atoms, place: int) -> Atoms:
+        frame = atoms.copy()
+        frame.info.update(evaluation=self.n_evaluations, structure=place)
+        return frame
 
     def _is_due(self) -> bool:
         if self.settings.policy == "off":
