@@ -45,6 +45,8 @@ LEAST_NEIGHBOR_MARGIN = 2  # for small counts
 ANY_NUMBER = 1e9
 # Where nothing is known: no bond of any element pulls or pushes as hard outside a nuclear collision.
 EXPLOSION = 1000.0  # eV/Å
+# Atoms further from the others than this belong to no system, and a neighbor list would grow with the gap.
+LARGEST_EXTENT = 1e4  # Å, along directions that are not periodic
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import vesin
 from ase.geometry import complete_cell
 from ase.neighborlist import primitive_neighbor_list
 
+from mlffd.domain import LARGEST_EXTENT
 from mlffd.errors import (
     EmptyStructureError,
     NonFinitePositionsError,
@@ -23,7 +24,6 @@ from mlffd.errors import (
 )
 
 SMALLEST_HEIGHT = 1e-6  # Å; a periodic cell thinner than this has no meaningful images
-LARGEST_EXTENT = 1e4  # Å, along directions that are not periodic; vesin's grid of cells grows with it
 VESIN_CELLS = 1e5
 FARTHEST_IMAGE = 1e6  # cells away from the origin; vesin counts them in 32 bits
 ROUNDING = 1e-9  # Å; a list that covers a structure by less is built again

@@ -16,7 +16,7 @@ RESTS_ON = {
     "units": [],
     "domain": ["errors"],
     "config": ["errors"],
-    "neighbors": ["errors", "units"],
+    "neighbors": ["domain", "errors", "units"],
     "graph": ["neighbors"],
     "students": ["graph"],
     "predict": ["graph"],

@@ -12,9 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 from ase import Atoms
 
-from mlffd.domain import EXPLOSION
+from mlffd.domain import EXPLOSION, LARGEST_EXTENT
 from mlffd.drivers.ipi.protocol import Answer
-from mlffd.neighbors import LARGEST_EXTENT
 
 # From there on float64 has steps above 1e-8 Å, and forces are wrong in digits that matter to a conserved
 # quantity. A hydrogen molecule at 300 K flies so far in 5 microseconds.
