@@ -176,7 +176,10 @@ def test_all_ways_to_a_student_give_the_same_forces(runs):
     assert len({(runs.folder / f"out.forces_{k}.xyz").read_text() for k in range(4)}) == 1
 
 
-SPOILED = """
+SPOILED = f"""
+import sys
+
+sys.path.append({str(HERE)!r})
 from ipi_evaluators import Spoiled
 from mlffd.drivers.ipi.pes import StudentDriver
 
@@ -191,9 +194,8 @@ class SpoiledDriver(StudentDriver):
 """
 
 
-def spoil(runs, monkeypatch) -> None:
-    """Lays out a PES file whose student answers NaN after so many good calls."""
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+def lay_out_spoiled_student(runs) -> None:
+    """A PES file whose student answers NaN after so many good calls."""
     (runs.folder / "spoiled.py").write_text(SPOILED)
     write_student(runs.folder / "argon.mlffd")
 
@@ -214,10 +216,10 @@ ENERGIES = '<properties filename="energies" stride="1">[ step, potential ]</prop
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("threaded", "good_calls"), [(True, 5), (False, 0)])
-def test_no_answer_ends_i_pi(runs, monkeypatch, threaded, good_calls):
+def test_no_answer_ends_i_pi(runs, threaded, good_calls):
     """Caught: a hang where an error ended the polling thread alone; exit status 0 after a soft exit. At the
     first outputs i-PI puts off all clearing up until they are written."""
-    spoil(runs, monkeypatch)
+    lay_out_spoiled_student(runs)
     direct = ffdirect("direct", "argon.mlffd", 4, threaded, "spoiled.py", f", good_calls: {good_calls}")
     ipi = start_argon(runs, direct, '<force forcefield="direct"/>', ENERGIES, 1000, n_beads=4)
     assert runs.end(ipi) == 3, runs.output()
@@ -226,9 +228,9 @@ def test_no_answer_ends_i_pi(runs, monkeypatch, threaded, good_calls):
 
 
 @pytest.mark.slow
-def test_no_answer_ends_the_client_of_i_pi_and_i_pi(runs, monkeypatch):
+def test_no_answer_ends_the_client_of_i_pi_and_i_pi(runs):
     """Caught: i-PI hung when its client ended with a message unread."""
-    spoil(runs, monkeypatch)
+    lay_out_spoiled_student(runs)
     ipi = start_argon(runs, ffsocket("socket", "stock", 4), '<force forcefield="socket"/>', ENERGIES, 1000, 4)
     parameters = "student=argon.mlffd,template=start.xyz,good_calls=5"
     client = start_stock_client(runs, "stock", "spoiled.py", parameters)
