@@ -220,6 +220,12 @@ def parser() -> argparse.ArgumentParser:
         help="evaluate up to so many atoms in one go (default: found out at the start)",
     )  # fmt: skip
 
+    add(
+        "--guard", choices=["warn", "stop", "collect", "off"],
+        help="what to do where the student leaves what it was trained on: warn (default), stop, or collect "
+        "frames in guard.extxyz; of a committee the first student counts; goes before MLFFD_GUARD",
+    )  # fmt: skip
+
     add = parser.add_argument_group("what to tell").add_argument
     add("--timestep", type=positive, metavar="FS", help="for ns/day, where i-PI's <parameters> do not say it")
     add("--beads", type=whole_number, metavar="N", help="for steps/s, likewise")
@@ -244,28 +250,31 @@ def whole_number(text: str) -> int:
 
 def seconds(text: str) -> float:
     """An argparse type: 0 or more."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not number >= 0:
+    if not as_number(text) >= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
-    return number
+    return float(text)
 
 
 def positive(text: str) -> float:
     """An argparse type: above 0 and finite."""
-    number = seconds(text)
-    if not 0 < number < math.inf:
+    if not 0 < as_number(text) < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return number
+    return float(text)
+
+
+def as_number(text: str) -> float:
+    """NaN where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def address_of(options) -> Address:
     """Where the options say that the server listens."""
-    if (options.unix is None) == (options.host is None):
+    if bool(options.unix) == bool(options.host):
         parser().error("say where i-PI listens: -u NAME, or --host HOST and --port PORT")
-    if options.unix is not None:
+    if options.unix:
         return Address(path=f"{options.socket_prefix}{options.unix}")
     return Address(host=options.host, port=options.port)
 
@@ -289,16 +298,18 @@ def run(options) -> int:
     address, templates = address_of(options), read_templates(options.template, options.pbc)
     if options.report is not None:
         check_writable(options.report)
-    from mlffd.engine import Engine  # late: importing torch takes seconds
+    from mlffd.drivers.guard import guarded  # late: importing torch takes seconds
+    from mlffd.engine import Engine
 
     engines = [
         Engine(bundle, options.device, options.dtype, max_batch_atoms=options.max_batch_atoms)
         for bundle in options.bundle
     ]
-    members = [engine.evaluate for engine in engines]
+    first = guarded(engines[0], options.guard, lambda line: say(f"guard: {line}"))
+    members = [first, *(engine.evaluate for engine in engines[1:])]
     return drive(
         templates,
-        members[0] if len(members) == 1 else Committee(members, options.bundle),
+        first if len(members) == 1 else Committee(members, options.bundle),
         address,
         connect_timeout_of(options),
         options.verbose,
