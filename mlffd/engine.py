@@ -1,7 +1,9 @@
 """What drivers hold: a student on a device, its neighbor lists, and checks on the way in and out."""
 
 import ctypes
+import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -23,6 +25,10 @@ from mlffd.students.student import Student, check_species
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 BACKENDS = ("reference", "cpu")
 SKIN = 0.7  # Å; in liquid water at 300 K a list then lasts 14 steps of 0.5 fs; 0.5 to 0.8 cost the same
+TUNING_SECONDS = 2.0  # after which no larger batch is tried
+TRIALS = 5  # of each of two sizes, one after the other; the fastest counts
+WORTHWHILE = 0.95  # of the time that an atom takes in smaller batches
+OUT_OF_MEMORY = (MemoryError, torch.cuda.OutOfMemoryError)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
@@ -119,6 +125,39 @@ class Engine:
         for chunk in chunks(structures, self.max_batch_atoms):
             predictions += self._predict(chunk, len(predictions), len(structures), watch)
         return predictions
+
+    def tune_batch(self, structures: Sequence[Atoms]) -> int:
+        """Find by trial how many atoms to evaluate together when structures like these come in numbers.
+
+        Batches are doubled as long as an atom takes less time in them, for TUNING_SECONDS at most. Where
+        memory ends, half of what fitted is the most: other structures may have more neighbors. What is timed
+        are copies that have moved a little, each with a neighbor list of its own.
+
+        Returns:
+            The number that it has set ``max_batch_atoms`` to; batches up to it have been evaluated.
+
+        Raises:
+            ConfigError: there is not enough memory for one structure.
+            What ``evaluate`` raises.
+        """
+        trial = BatchTrial(self, structures)
+        deadline = time.perf_counter() + TUNING_SECONDS
+        best, n_structures, n_in_vain = 1, 1, 0
+        try:
+            trial.prepare(1)
+            while n_in_vain < 2 and time.perf_counter() < deadline:
+                n_structures *= 2
+                trial.prepare(n_structures)
+                gained = trial.ratio(n_structures, best, deadline) < WORTHWHILE
+                best, n_in_vain = (n_structures, 0) if gained else (best, n_in_vain + 1)
+        except OUT_OF_MEMORY as error:
+            if n_structures == 1:
+                size = f"{len(structures[0])} atoms"
+                raise ConfigError(f"there is not enough memory on {self.device} for {size}") from error
+            best = min(best, max(n_structures // 4, 1))
+            torch.cuda.empty_cache()  # does nothing without a GPU
+        self.max_batch_atoms = trial.n_atoms(best)
+        return self.max_batch_atoms
 
     def _predict(
         self, chunk: list[Atoms], start: int, n_structures: int, watch: Watch | None
@@ -281,6 +320,48 @@ class Engine:
             n_centers=int(n_centers),
             exchange=exchange,
         )
+
+
+class BatchTrial:
+    """Times batches of copies of some structures."""
+
+    def __init__(self, engine: Engine, structures: Sequence[Atoms]):
+        self.engine, self.structures = engine, structures
+        self.random = np.random.default_rng(0)
+        self.copies: list[Atoms] = []
+
+    def n_atoms(self, n_structures: int) -> int:
+        """Of the first copies."""
+        return sum(len(self.structures[k % len(self.structures)]) for k in range(n_structures))
+
+    def prepare(self, n_structures: int) -> None:
+        """Have so many copies, their neighbor lists and the memory for all of them."""
+        for k in range(len(self.copies), n_structures):
+            atoms = self.structures[k % len(self.structures)].copy()
+            atoms.positions += k * self.engine.neighbor_lists.skin  # too far to share a list
+            self.copies.append(atoms)
+        self.seconds(n_structures)
+
+    def ratio(self, n_structures: int, n_others: int, deadline: float) -> float:
+        """The time that an atom takes in batches of one size over that in another."""
+        sizes = (n_structures, n_others)
+        fastest = [math.inf, math.inf]
+        for _ in range(TRIALS):
+            fastest = [min(fast, self.seconds(size)) for fast, size in zip(fastest, sizes)]
+            if time.perf_counter() > deadline:
+                break
+        one, other = (fast / self.n_atoms(size) for fast, size in zip(fastest, sizes))
+        return one / other
+
+    def seconds(self, n_structures: int) -> float:
+        """That one batch takes, after atoms have moved as in a step."""
+        batch = self.copies[:n_structures]
+        for atoms in batch:
+            atoms.positions += self.random.uniform(-0.01, 0.01, atoms.positions.shape)
+        self.engine.max_batch_atoms = self.n_atoms(n_structures)
+        started = time.perf_counter()
+        self.engine.evaluate(batch)
+        return time.perf_counter() - started
 
 
 def check_finite(predictions: list[StructurePrediction], structures: list[Atoms], start: int) -> None:

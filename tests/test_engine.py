@@ -6,15 +6,17 @@ import pickle
 import subprocess
 import sys
 from copy import deepcopy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from contract import evaluate, random_box, random_student
 
+from mlffd import engine as engine_module
 from mlffd.drivers.ase_calculator import Calculator
 from mlffd.engine import BACKENDS, Engine
-from mlffd.errors import NonFiniteResultError
+from mlffd.errors import ConfigError, NonFiniteResultError
 from mlffd.kernels import cpu
 
 
@@ -106,3 +108,96 @@ def test_a_forked_child_answers():
     """OpenMP's threads are not there in a child: without care it would wait for them for ever."""
     child = subprocess.run([sys.executable, "-c", FORK], timeout=100, capture_output=True, text=True)
     assert child.returncode == 0, child.stderr or "the child hung, or its forces are others"
+
+
+# ---- the size of batches ----
+
+
+class FakeClock:
+    """Time that only batches take: ``cost(n_structures)`` each, in s."""
+
+    def __init__(self, monkeypatch, cost):
+        self.now, self.sizes = 0.0, []
+
+        def evaluate(engine, structures):
+            self.sizes.append(len(structures))
+            self.now += cost(len(structures))
+
+        monkeypatch.setattr(Engine, "evaluate", evaluate)
+        monkeypatch.setattr(engine_module, "time", SimpleNamespace(perf_counter=lambda: self.now))
+
+
+def tuned(monkeypatch, cost) -> tuple[int, FakeClock]:
+    """How many of a structure go together, where batches take so long."""
+    engine = Engine(random_student("local"))
+    atoms = random_box(engine)
+    clock = FakeClock(monkeypatch, cost)
+    n_atoms = engine.tune_batch([atoms])
+    assert engine.max_batch_atoms == n_atoms
+    return n_atoms // len(atoms), clock
+
+
+def out_of_memory_beyond(largest: int):
+    def cost(n_structures: int) -> float:
+        if n_structures > largest:
+            raise torch.cuda.OutOfMemoryError if n_structures % 4 else MemoryError
+        return 1e-3
+
+    return cost
+
+
+@pytest.mark.parametrize(
+    ("cost", "expected"),
+    [
+        (lambda n: 1e-3 * n, 1),
+        (lambda n: 1e-3 * n**1.2, 1),
+        (lambda n: 1e-3 * (n + 1), 16),  # 64 would take 0.95 of the time of 16, and a bit
+        (lambda n: 1e-3 * max(n, 8), 8),
+        (lambda n: 1e-3 * n * max(0.96 ** np.log2(n), 0.88), 4),
+        (out_of_memory_beyond(16), 8),
+        (out_of_memory_beyond(3), 1),
+        (out_of_memory_beyond(1), 1),
+    ],
+    ids=["no-gain", "loss", "overhead", "lanes", "little-by-little", "memory", "little-memory", "one"],
+)
+def test_batches_grow_while_it_pays(monkeypatch, cost, expected):
+    """Seen to fail: the largest that fitted taken as it is; a gain beside the size before alone."""
+    assert tuned(monkeypatch, cost)[0] == expected
+
+
+def test_a_busy_machine_does_not_change_the_size(monkeypatch):
+    """One trial in two takes up to three times as long. Seen to fail: one trial of each size, their mean."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        noisy = lambda n: 1e-3 * n * rng.choice([1.0, rng.uniform(1, 3)])  # noqa: E731
+        assert tuned(monkeypatch, noisy)[0] == 1
+
+
+def test_trials_end_in_time(monkeypatch):
+    """However much there would be to gain, and however long one evaluation takes."""
+    _, clock = tuned(monkeypatch, lambda n: 0.1)
+    assert clock.now < engine_module.TUNING_SECONDS + 0.5
+    best, clock = tuned(monkeypatch, lambda n: 5.0)
+    assert best == 1
+    assert clock.sizes == [1]
+
+
+def test_one_structure_too_large_is_said_in_a_line(monkeypatch):
+    with pytest.raises(ConfigError, match="not enough memory on cpu for 24 atoms"):
+        tuned(monkeypatch, out_of_memory_beyond(0))
+
+
+def test_a_tuned_engine_gives_the_same_results(backend, monkeypatch):
+    """What is timed has moved each time, with a neighbor list of its own, and leaves the structures alone."""
+    monkeypatch.setattr(engine_module, "TUNING_SECONDS", 0.2)
+    engine = Engine(random_student("local"), dtype="float64", backend=backend)
+    structures = [random_box(engine, seed, n_atoms) for seed, n_atoms in ((0, 24), (1, 11))]
+    before = [atoms.copy() for atoms in structures]
+    expected = Engine(random_student("local"), dtype="float64", backend=backend).evaluate(structures)
+    n_atoms = engine.tune_batch(structures)
+    assert n_atoms == engine.max_batch_atoms
+    assert n_atoms == 24 or n_atoms % 35 == 0
+    assert engine.neighbor_lists.n_builds in (2, 4, 8, 16, 32, 64, 128, 256, 512)
+    assert structures == before
+    for prediction, other in zip(engine.evaluate(structures), expected):
+        np.testing.assert_allclose(prediction.forces, other.forces, atol=1e-9)
