@@ -78,8 +78,8 @@ SYSTEMS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_any_system_has_the_engine_s_energy(name, runs, monkeypatch, capsys):
-    """Names with spaces and hyphens, too. Seen to fail for the tilted cell and for the slab where the
-    structure is not rotated: i-PI reads half of the cell.
+    """Names with spaces and hyphens, too. Seen to fail for the slab where the structure is not
+    rotated: i-PI reads half of the cell.
     """
     cell, pbc = SYSTEMS[name]
     atoms = Atoms("OH2", molecule("H2O").positions + [2, 1, 7], cell=cell, pbc=pbc)
@@ -123,7 +123,7 @@ def test_pes_path_is_printed_without_torch():
 
 
 def test_rotated_structures_keep_their_distances_and_handedness():
-    """Seen to fail where a left-handed cell is rotated by a reflection."""
+    """Seen to fail where a left-handed cell stays left-handed."""
     rng = np.random.default_rng(0)
     for sign in (1, -1):
         cell = rng.normal(size=(3, 3)) + np.diag([6, 6, 6 * sign])

@@ -136,8 +136,8 @@ def structure_text(atoms: Atoms) -> str:
 def in_ipi_orientation(atoms: Atoms) -> Atoms:
     """Atoms, cell and masses, rotated: the first lattice vector along x, the second in the xy plane.
 
-    i-PI never looks at the other half of a cell. A left-handed one gets its third vector reversed, which
-    spans the same lattice; to reflect the structure would make another molecule of a chiral one.
+    i-PI never looks at the other half of a cell, and takes the volume of a left-handed one for negative: such
+    a cell gets its third vector reversed, which spans the same lattice.
     """
     cell = atoms.cell.array.copy()
     cell[2] *= np.sign(np.linalg.det(cell))
