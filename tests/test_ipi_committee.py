@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from ase.units import Bohr, Hartree
 from conftest import command
-from ipi_evaluators import Result, argon
+from ipi_evaluators import Result, Spoiled, argon
 from ipi_forcefields import beads, ffdirect, ffsocket, start_argon, write_student
 
 from mlffd.drivers.ase_calculator import Calculator
 from mlffd.drivers.ipi.committee import DECIMALS, Committee, committee_extras
+from mlffd.drivers.ipi.evaluator import Evaluator, NoAnswer
+from mlffd.drivers.ipi.protocol import Request
 from mlffd.engine import Engine
 from mlffd.errors import ConfigError, UnknownElementError
 
@@ -80,6 +82,16 @@ def test_members_with_other_cutoffs_and_species(tmp_path):
 def test_a_committee_needs_a_member():
     with pytest.raises(ConfigError, match="name one student or more"):
         Committee([])
+
+
+def test_a_member_without_an_answer(tmp_path, monkeypatch, recwarn):
+    """Caught extras written from NaN before anything was checked, with a warning of NumPy."""
+    monkeypatch.chdir(tmp_path)
+    spoiled = Committee([member(0), Spoiled(member(1), 0, "nan")])
+    evaluator = Evaluator(argon(), spoiled, extras=committee_extras)
+    with pytest.raises(NoAnswer, match="nan"):
+        evaluator([Request(argon().cell.array[None], argon().positions[None])])
+    assert not recwarn.list
 
 
 OUTPUTS = "\n".join(

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ase import Atoms
 
-from mlffd.drivers.ipi.committee import Committee, committee_extras
+from mlffd.drivers.ipi.committee import committee_extras
 from mlffd.drivers.ipi.evaluator import Evaluate, Evaluator, NoAnswer
 from mlffd.drivers.ipi.loop import (
     ATTEMPT,
@@ -298,18 +298,12 @@ def run(options) -> int:
     address, templates = address_of(options), read_templates(options.template, options.pbc)
     if options.report is not None:
         check_writable(options.report)
-    from mlffd.drivers.guard import guarded  # late: importing torch takes seconds
-    from mlffd.engine import Engine
+    from mlffd.drivers.ipi.students import answering, load_engines  # late: importing torch takes seconds
 
-    engines = [
-        Engine(bundle, options.device, options.dtype, max_batch_atoms=options.max_batch_atoms)
-        for bundle in options.bundle
-    ]
-    first = guarded(engines[0], options.guard, lambda line: say(f"guard: {line}"))
-    members = [first, *(engine.evaluate for engine in engines[1:])]
+    engines = load_engines(options.bundle, options.device, options.dtype, options.max_batch_atoms)
     return drive(
         templates,
-        first if len(members) == 1 else Committee(members, options.bundle),
+        answering(engines, options.bundle, options.guard),
         address,
         connect_timeout_of(options),
         options.verbose,

@@ -9,6 +9,7 @@ import io
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,10 +81,15 @@ class Evaluator:
         predictions = self._predict(structures)
         n_asked = sum(len(request.cells) for request in requests)
         self.tally.count(len(structures), n_asked, time.perf_counter() - started)
-        extras = [self.extras(prediction) for prediction in predictions] if self.extras else []
-        answers = [answer_of(predictions, extras, of_request) for of_request in places]
+        answers = [answer_of(predictions, of_request) for of_request in places]
         self._check(answers, places, structures)
-        return answers
+        if self.extras is None:
+            return answers
+        extras = [self.extras(prediction) for prediction in predictions]
+        return [
+            replace(answer, extras=[extras[k] for k in of_request])
+            for answer, of_request in zip(answers, places)
+        ]
 
     def _structures(self, requests: Sequence[Request]) -> list[Atoms]:
         """The structures of all requests, wrapped, in objects that the next call uses again."""
@@ -157,14 +163,13 @@ def wrapped(positions: np.ndarray, cells: np.ndarray, pbc: np.ndarray) -> np.nda
     return positions - moves @ cells
 
 
-def answer_of(predictions: list, extras: list[str], places: list[int]) -> Answer:
+def answer_of(predictions: list, places: list[int]) -> Answer:
     """The predictions at these places as one answer."""
     found = [predictions[k] for k in places]
     return Answer(
         energies=np.array([prediction.energy for prediction in found], np.float64),
         forces=np.array([prediction.forces for prediction in found], np.float64),
         virials=np.array([prediction.virial for prediction in found], np.float64),
-        extras=[extras[k] for k in places] if extras else (),
     )
 
 

@@ -29,13 +29,13 @@ from ipi.pes.dummy import Dummy_driver
 from ipi.utils.softexit import softexit
 
 from mlffd.config import settings_from
-from mlffd.drivers.ipi.committee import Committee, committee_extras
-from mlffd.drivers.ipi.evaluator import Evaluate, Evaluator, NoAnswer
+from mlffd.drivers.ipi.committee import committee_extras
+from mlffd.drivers.ipi.evaluator import Evaluator, NoAnswer
 from mlffd.drivers.ipi.loop import Connection, close
 from mlffd.drivers.ipi.protocol import ProtocolError, Request, Session, check_atom_count
 from mlffd.drivers.ipi.report import say
+from mlffd.drivers.ipi.students import answering, load_engines
 from mlffd.drivers.ipi.template import read_templates
-from mlffd.engine import Engine
 from mlffd.errors import ConfigError, MlffdError
 
 # i-PI looks for these two
@@ -56,6 +56,7 @@ class Parameters:
     device: str = "cpu"
     dtype: str = "float32"
     max_batch_atoms: int | None = None
+    guard: str | None = None
     extras: bool = False
 
 
@@ -108,19 +109,10 @@ def evaluator_from(parameters: Parameters) -> Evaluator:
         ConfigError, BundleError: what the parameters name does not exist or cannot be read.
     """
     templates = read_templates(names(parameters.template), parameters.pbc)
-    extras = committee_extras if parameters.extras else None
-    return Evaluator(templates, students(parameters), extras=extras)
-
-
-def students(parameters: Parameters) -> Evaluate:
-    """One student, or a committee."""
     bundles = names(parameters.student)
-    engines = [
-        Engine(bundle, parameters.device, parameters.dtype, max_batch_atoms=parameters.max_batch_atoms)
-        for bundle in bundles
-    ]
-    members = [engine.evaluate for engine in engines]
-    return members[0] if len(members) == 1 else Committee(members, bundles)
+    engines = load_engines(bundles, parameters.device, parameters.dtype, parameters.max_batch_atoms)
+    extras = committee_extras if parameters.extras else None
+    return Evaluator(templates, answering(engines, bundles, parameters.guard), extras=extras)
 
 
 def names(text: str) -> list[str]:
@@ -150,7 +142,7 @@ def end(error: NoAnswer | ProtocolError) -> None:
     say(str(error))
     if softexit.hard_exit:  # the program i-pi, not somebody's script
         softexit.register_function(leave, error.exit_status)
-    if softexit.flist:  # there is a simulation in this process, and its other threads have to end, too
+    if softexit.tlist:  # there is a simulation in this process, and its other threads have to end, too
         softexit.trigger(status="bad", message=str(error))
     close([Connection(sock, Session(())) for sock in connected_sockets()])
     raise SystemExit(error.exit_status)
