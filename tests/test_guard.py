@@ -36,7 +36,7 @@ def backend(request) -> str:
     return request.param
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch) -> Path:
     """Where frames go."""
     monkeypatch.chdir(tmp_path)
