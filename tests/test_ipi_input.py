@@ -195,11 +195,14 @@ def test_files_are_not_lost(tmp_path, monkeypatch, capsys):
     # its own .xyz would take the place of the structure, whatever is said
     assert ipi_input("water.xyz", *words, "water.xml", "--force") == 1
     assert ipi_input("water.xyz", *words, "other.xml") == 1
+    assert ipi_input("water.xyz", *words, "other.xyz", "--force") == 1
+    assert ipi_input("water.xyz", *words, "nowhere/new.xml") == 1
     assert ipi_input("water.xyz", *words, "new.xml") == 0
     assert ipi_input("water.xyz", *words, "new.xml") == 1
     complaints = capsys.readouterr().err.splitlines()
     assert [line.split(": ")[1] for line in complaints] == [
-        "water.xyz is the structure itself", "other.xyz is there already", "new.xyz is there already",
+        "water.xyz is the structure itself", "other.xyz is there already", "other.xyz", "nowhere/new.xyz",
+        "new.xyz is there already",
     ]  # fmt: skip
     assert ipi_input("water.xyz", *words, "new.xml", "--force", "--steps", 7) == 0
     assert "<total_steps>7<" in Path("new.xml").read_text()

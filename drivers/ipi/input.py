@@ -102,6 +102,8 @@ def write_input(
             already.
         BundleError, StructureError: no such student, or it does not know an element.
     """
+    if Path(output).suffix == ".xyz":
+        raise ConfigError(f"{output}: an input's name ends in .xml, as .xyz is for the structure beside it")
     atoms, _ = read_start(structure, student, plan.ensemble)
     text, structure, output = structure_text(atoms), Path(structure), Path(output)
     files = Files(output, structure, student)
@@ -117,7 +119,9 @@ def write_input(
 
 
 def check_free(path: Path, structure: Path, overwrite: bool) -> None:
-    """Raises ConfigError where a file would be lost."""
+    """Raises ConfigError where a file would be lost, or there is no folder for it."""
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: there is no folder {path.parent}")
     if path.exists() and path.samefile(structure):
         raise ConfigError(f"{path} is the structure itself: choose another name for the input")
     if path.exists() and not overwrite:
