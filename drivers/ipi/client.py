@@ -24,6 +24,7 @@ from mlffd.drivers.ipi.committee import committee_extras
 from mlffd.drivers.ipi.evaluator import Evaluate, Evaluator, NoAnswer
 from mlffd.drivers.ipi.loop import (
     ATTEMPT,
+    RETRY_INTERVAL,
     Address,
     Connection,
     ServerGone,
@@ -106,6 +107,7 @@ class Client:
         self.n_connections = n_connections
         self.verbose = verbose
         self.stop = StopSignal()
+        self.connections: list[Connection] = []
 
     def run(self, persist: bool) -> None:
         """Warms up, then serves one server, or one after the other until a signal arrives.
@@ -117,25 +119,27 @@ class Client:
         say(f"{'; '.join(map(describe, self.evaluator.templates.values()))}; calling {self.address}")
         while True:
             sock = connect(self.address, self.connect_timeout)
+            self.connections = [self.connection(sock)]
+            ending = "the server said EXIT"
             try:
-                self.serve(sock)
-                ending = "the server said EXIT"
+                self.serve()
             except ServerGone as error:
-                ending = str(error)
                 if not persist:
                     raise
+                ending = str(error)
             if not persist:
                 return
             self.stop.check()
-            say(f"{ending}; waiting for the next one at {self.address}")
+            if self.connections[0].session.greeted:  # else it was a server that was leaving already
+                say(f"{ending}; waiting for the next one at {self.address}")
+            time.sleep(RETRY_INTERVAL)
 
-    def serve(self, sock) -> None:
+    def serve(self) -> None:
         """Serves until the server has gone, and closes in good order whatever happens."""
-        connections = [self.connection(sock)]
         try:
-            serve(connections, self.evaluator, self.stop, self.another, self.n_connections)
+            serve(self.connections, self.evaluator, self.stop, self.another, self.n_connections)
         finally:
-            close(connections)
+            close(self.connections)
 
     def another(self) -> Connection | None:
         """One more connection, if it is to be had at once."""
@@ -300,7 +304,8 @@ def run(options) -> int:
         check_writable(options.report)
     from mlffd.drivers.ipi.students import answering, load_engines  # late: importing torch takes seconds
 
-    engines = load_engines(options.bundle, options.device, options.dtype, options.max_batch_atoms)
+    how = options.device, options.dtype, options.max_batch_atoms
+    engines = load_engines(options.bundle, templates, *how)
     return drive(
         templates,
         answering(engines, options.bundle, options.guard),

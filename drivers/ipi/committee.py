@@ -6,7 +6,8 @@ the members from the extras of one driver where it says ``<parse_json>True</pars
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,14 +55,20 @@ class Committee:
 
     def __call__(self, structures: list[Atoms]) -> list[CommitteePrediction]:
         """One prediction a structure. Raises what a member raises, with its name in front."""
-        answers = [self._ask(member, name, structures) for member, name in zip(self.members, self.names)]
+        answers = []
+        for member, name in zip(self.members, self.names):
+            with errors_of(name):
+                answers.append(member(structures))
         return [CommitteePrediction.mean_of(list(members)) for members in zip(*answers)]
 
-    def _ask(self, member: Evaluate, name: str, structures: list[Atoms]) -> list:
-        try:
-            return member(structures)
-        except MlffdError as error:
-            raise type(error)(f"{name}: {error}") from error
+
+@contextmanager
+def errors_of(name: str) -> Iterator[None]:
+    """Puts the name in front of what an error says."""
+    try:
+        yield
+    except MlffdError as error:
+        raise type(error)(f"{name}: {error}") from error
 
 
 def committee_extras(prediction) -> str:

@@ -110,7 +110,8 @@ def evaluator_from(parameters: Parameters) -> Evaluator:
     """
     templates = read_templates(names(parameters.template), parameters.pbc)
     bundles = names(parameters.student)
-    engines = load_engines(bundles, parameters.device, parameters.dtype, parameters.max_batch_atoms)
+    how = parameters.device, parameters.dtype, parameters.max_batch_atoms
+    engines = load_engines(bundles, templates, *how)
     extras = committee_extras if parameters.extras else None
     return Evaluator(templates, answering(engines, bundles, parameters.guard), extras=extras)
 

@@ -3,8 +3,10 @@
 
 from collections.abc import Sequence
 
+from ase import Atoms
+
 from mlffd.drivers.guard import guarded
-from mlffd.drivers.ipi.committee import Committee
+from mlffd.drivers.ipi.committee import Committee, errors_of
 from mlffd.drivers.ipi.evaluator import Evaluate
 from mlffd.drivers.ipi.report import say
 from mlffd.engine import Engine
@@ -12,16 +14,28 @@ from mlffd.errors import ConfigError
 
 
 def load_engines(
-    bundles: Sequence[str], device: str, dtype: str, max_batch_atoms: int | None = None
+    bundles: Sequence[str],
+    templates: Sequence[Atoms],
+    device: str,
+    dtype: str,
+    max_batch_atoms: int | None = None,
 ) -> list[Engine]:
     """One engine a bundle, with the arguments of ``Engine``.
 
+    How many atoms are evaluated together is found by trial with the templates, unless it is given.
+
     Raises:
         ConfigError, BundleError: there is no bundle, or it cannot be read or run here.
+        StructureError, NonFiniteResultError: a student cannot evaluate the templates.
     """
     if not bundles:
         raise ConfigError("name one student or more")
-    return [Engine(bundle, device, dtype, max_batch_atoms=max_batch_atoms) for bundle in bundles]
+    engines = [Engine(bundle, device, dtype, max_batch_atoms=max_batch_atoms) for bundle in bundles]
+    if max_batch_atoms is None:
+        for engine, name in zip(engines, bundles):
+            with errors_of(name):
+                engine.tune_batch(templates)
+    return engines
 
 
 def answering(engines: Sequence[Engine], names: Sequence[str], guard: str | None = None) -> Evaluate:
