@@ -43,10 +43,12 @@ from routes import IPI_STEP
 
 from mlffd import Engine
 from mlffd.bundle import locate_bundle
+from mlffd.drivers.ipi.input import LATENCY_A_BEAD, PES_FILE
+from mlffd.drivers.ipi.students import load_engines
+from mlffd.drivers.ipi.template import read_template
 from mlffd.environment import sha256_of
 
-PIMD, CLASSICAL = ROOT / "ipi_inputs" / "pimd.xml", ROOT / "ipi_inputs" / "nvt.xml"
-PES = ROOT / "drivers" / "ipi" / "pes.py"
+PIMD = ROOT / "ipi_inputs" / "pimd.xml"
 ADDRESS = f"mlffd-costs-{os.getpid()}"
 IPI_DEFAULT_LATENCY = 1e-4  # s
 TIME_LIMIT = 900.0  # s, of one run
@@ -100,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=200, help="timed steps of a run with 32 beads")
     parser.add_argument("--warm-up", type=int, default=20, help="steps before them")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--latency", type=float, help="s; instead of the recommended one of ipi_inputs")
+    parser.add_argument("--latency", type=float, help="s; instead of that of mlffd ipi-input")
     parser.add_argument("--only", nargs="+", choices=ROUTES, default=list(ROUTES))
     parser.add_argument("--page-only", action="store_true", help="make the page anew from the JSON")
     parser.add_argument("--output", type=Path, default=RESULTS / "ipi_costs.json")
@@ -114,7 +116,9 @@ def measure(options) -> dict:
         BenchmarkError: i-PI is not installed, or one of the programs fails.
     """
     program("i-pi")
-    path, engine = locate_bundle(options.student), Engine(options.student)
+    path = locate_bundle(options.student)
+    # the one that mlffd-driver has, to the number of atoms in a batch
+    (engine,) = load_engines([options.student], [read_template(structure_file())], "cpu", "float32")
     student = {"name": path.stem, "sha256": sha256_of(path), "dtype": engine.dtype, "backend": engine.backend}
     results = {
         "question": __doc__.splitlines()[0],
@@ -133,7 +137,7 @@ def rows_of(options, n_beads: int, engine: Engine) -> list[dict]:
     """All routes with one number of beads, round after round."""
     steps = max(options.steps * 32 // max(n_beads, 8), 1)
     plan = Plan(n_beads, str(options.student), steps, options.warm_up)
-    latency = options.latency or recommended_latency(n_beads)
+    latency = options.latency or LATENCY_A_BEAD * n_beads
     runs = routes(plan, latency, engine)
     rows = {
         name: {"beads": n_beads, "route": name, "steps": steps, "rounds": [], "load_average": []}
@@ -161,12 +165,13 @@ def routes(plan: Plan, latency: float, engine: Engine) -> dict[str, Callable[[],
             recorded.append(record(plan, latency))
         return time_model(engine, recorded[0], plan)
 
-    native, serial = socket_forcefield(plan.n_beads, latency), socket_forcefield(1, IPI_DEFAULT_LATENCY)
+    native = socket_forcefield(plan, plan.n_beads, latency)
+    serial = socket_forcefield(plan, 1, IPI_DEFAULT_LATENCY)
     runs = {
         "driver": lambda: run_ipi(plan, native, [driver_words(plan)]),
         "alone": lambda: run_ipi(plan, direct_forcefield(plan.n_beads, {"pes": "dummy"})),
         "model": run_model,
-        "pes": lambda: run_ipi(plan, direct_forcefield(plan.n_beads, pes_of(plan))),
+        "pes": lambda: run_ipi(plan, direct_forcefield(plan.n_beads, pes_of(plan), "true")),
         "ase": lambda: run_ipi(plan, serial, [ase_words(plan)]),
         "ase-8": lambda: run_ipi(plan, serial, [ase_words(plan)] * 8),
     }
@@ -181,11 +186,6 @@ def time_step() -> float:
     return float(ET.parse(PIMD).find(".//timestep").text)
 
 
-def recommended_latency(n_beads: int) -> float:
-    """In s, as the inputs that come with mlffd have it."""
-    return float(ET.parse(PIMD if n_beads > 1 else CLASSICAL).find("ffsocket/latency").text)
-
-
 def element(tag: str, text: str = "", **attributes: str) -> ET.Element:
     """With text."""
     made = ET.Element(tag, attributes)
@@ -193,20 +193,21 @@ def element(tag: str, text: str = "", **attributes: str) -> ET.Element:
     return made
 
 
-def socket_forcefield(batch_size: int, latency: float) -> ET.Element:
+def socket_forcefield(plan: Plan, batch_size: int, latency: float) -> ET.Element:
     """<ffsocket> whose clients evaluate so many structures together."""
     forcefield = ET.Element("ffsocket", mode="unix", pbc="false")
     forcefield.extend([
         element("address", ADDRESS), element("latency", repr(latency)), element("exit_on_disconnect", "True"),
+        element("parameters", f"{{timestep: {time_step()}, beads: {plan.n_beads}}}"),
     ])  # fmt: skip
     if batch_size > 1:
         forcefield.append(element("batch_size", str(batch_size)))
     return forcefield
 
 
-def direct_forcefield(batch_size: int, contents: dict[str, str]) -> ET.Element:
+def direct_forcefield(batch_size: int, contents: dict[str, str], threaded: str = "false") -> ET.Element:
     """<ffdirect>, in i-PI's own process."""
-    forcefield = ET.Element("ffdirect", pbc="false")
+    forcefield = ET.Element("ffdirect", pbc="false", threaded=threaded)
     forcefield.extend([element(tag, text) for tag, text in contents.items()])
     if batch_size > 1:
         forcefield.append(element("batch_size", str(batch_size)))
@@ -216,7 +217,7 @@ def direct_forcefield(batch_size: int, contents: dict[str, str]) -> ET.Element:
 def pes_of(plan: Plan) -> dict[str, str]:
     """The PES file with the student."""
     parameters = f"{{student: {absolute(plan.student)}, template: {structure_file()}}}"
-    return {"pes": "custom", "pes_path": str(PES), "parameters": parameters}
+    return {"pes": "custom", "pes_path": str(PES_FILE), "parameters": parameters}
 
 
 def write_input(folder: Path, plan: Plan, forcefield: ET.Element, record: bool = False) -> None:
@@ -324,7 +325,7 @@ def record(plan: Plan, latency: float) -> list[list[Atoms]]:
     """What i-PI asks for, step by step: every bead's structure. In a run of its own: writing takes long."""
     short = Plan(plan.n_beads, plan.student, min(plan.steps, 40), plan.warm_up)
     with tempfile.TemporaryDirectory(prefix="mlffd-") as name:
-        forcefield = socket_forcefield(plan.n_beads, latency)
+        forcefield = socket_forcefield(plan, plan.n_beads, latency)
         run_ipi(short, forcefield, [driver_words(plan)], record=Path(name))
         beads = [read(file, ":", format="extxyz") for file in sorted(Path(name).glob("*recorded*"))]
     if len(beads) != plan.n_beads:
