@@ -19,6 +19,7 @@ from pathlib import Path
 
 from mlffd.drivers.ipi.evaluator import Evaluator
 from mlffd.drivers.ipi.protocol import ProtocolError, Session
+from mlffd.drivers.ipi.report import say
 from mlffd.errors import ConfigError, MlffdError
 
 PATIENCE = 30.0  # s that a server may pause in the middle of a message
@@ -294,6 +295,8 @@ class Loop:
                 self.evaluated.recv(1)
             elif key.fileobj is self.stop:
                 self.selector.unregister(self.stop)  # seen: it stays readable
+                if self.evaluation is not None:
+                    say("stopping after this evaluation; at once at the next signal")
             elif isinstance(key.fileobj, Connection) and events & selectors.EVENT_READ:
                 key.fileobj.receive()
         if self.evaluation is None:
