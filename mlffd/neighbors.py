@@ -32,7 +32,7 @@ LONGEST_IDLE = 500  # structures; a list that served none of so many is dropped
 LARGEST_POOL = 10_000_000  # edges of 16 bytes
 MOST_TRIES = 4  # lists looked at closely before a new one is built
 N_PROBES = 15  # atoms that tell from afar which lists these are
-MOST_JOINED = 4  # batches remembered
+LARGEST_JOINED = 4_000_000  # edges of batches remembered, of 16 bytes; the latest is, however large
 BUILDS_PER_CLEARING = 32
 
 
@@ -374,8 +374,15 @@ class NeighborLists:
         known = self._joined.get(key)
         if known is None:
             known = lists, join([one.edges for one in lists])
-            self._joined = dict([*list(self._joined.items())[1 - MOST_JOINED :], (key, known)])
+            self._remember(key, known)
         return known[1]
+
+    def _remember(self, key: tuple[int, ...], known: tuple[list[NeighborList], Edges]) -> None:
+        """Add a batch, and drop the oldest of too many."""
+        newest_first = [(key, known), *reversed(self._joined.items())]
+        n_edges = np.cumsum([edges.n_edges for _, (_, edges) in newest_first])
+        n_kept = max(int(np.searchsorted(n_edges, LARGEST_JOINED, side="right")), 1)
+        self._joined = dict(reversed(newest_first[:n_kept]))
 
     def _search(
         self, positions: np.ndarray, cell: np.ndarray, pbc: bytes, place: int

@@ -368,6 +368,25 @@ def test_joined_edges_are_those_of_the_parts():
     assert np.array_equal(system_of_edge, np.searchsorted(whole.first_atom, whole.neighbor, side="right"))
 
 
+def test_joined_edges_are_remembered_up_to_a_size(monkeypatch):
+    """A step in many batches finds all of them again. Seen to fail: four batches, whatever their size."""
+    lists = NeighborLists(CUTOFF, SKIN)
+    pairs = [
+        [find(lists, random_atoms(2 * k, True)), find(lists, random_atoms(2 * k + 1, True))] for k in range(9)
+    ]
+    sizes = [sum(one.edges.n_edges for one in pair) for pair in pairs]
+    monkeypatch.setattr(neighbors, "LARGEST_JOINED", sum(sizes))
+    first = [lists.join(pair) for pair in pairs]
+    assert all(lists.join(pair) is joined for pair, joined in zip(pairs, first))
+    monkeypatch.setattr(neighbors, "LARGEST_JOINED", sizes[0] + sizes[8])
+    lists.join(pairs[0][::-1])
+    assert len(lists._joined) == 2
+    assert lists.join(pairs[8]) is first[8]
+    monkeypatch.setattr(neighbors, "LARGEST_JOINED", 1)
+    assert lists.join(pairs[1]) is lists.join(pairs[1])
+    assert len(lists._joined) == 1
+
+
 def test_a_copy_joins_its_own_lists():
     """In another process a list may have the id that another list had here."""
     lists = NeighborLists(CUTOFF, SKIN)
