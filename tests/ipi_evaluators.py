@@ -16,6 +16,7 @@ from ase.build import bulk
 from ase.calculators.lj import LennardJones
 from ase.units import Bohr, Hartree
 
+from mlffd.drivers.ipi import loop
 from mlffd.drivers.ipi.client import drive
 from mlffd.drivers.ipi.loop import Address
 from mlffd.drivers.ipi.protocol import header
@@ -99,7 +100,8 @@ class Recorder:
 
 
 class Spoiled:
-    """Good until a number of calls is reached; then NaN, or a refusal, or an answer that never comes."""
+    """Good until a number of calls is reached; then ``how`` says: NaN, or forces beyond all bounds, or a
+    refusal, or an answer that never comes, or one that comes after a second."""
 
     def __init__(self, evaluate, good_calls: int, how: str):
         self.evaluate, self.good_calls, self.how = evaluate, good_calls, how
@@ -114,13 +116,22 @@ class Spoiled:
         if self.how == "sleep":
             Path("asleep").touch()
             time.sleep(3600)
+        if self.how == "slow":
+            Path("asleep").touch()
+            time.sleep(1)
+            return results
+        if self.how == "explode":
+            results[-1].forces[0] *= 1e9
+            return results
         results[-1].forces[0, 0] = np.nan
         return results
 
 
 def named(text: str):
-    """``harmonic:K``, ``nan:N``, ``refuse:N`` or ``sleep:N`` (a harmonic force spoiled after N calls)."""
+    """``argon``, ``harmonic:K``, or one of Spoiled's ways and N: a harmonic force, spoiled after N calls."""
     kind, _, value = text.partition(":")
+    if kind == "argon":
+        return from_calculator(lennard_jones())
     return harmonic(float(value)) if kind == "harmonic" else Spoiled(harmonic(0.1), int(value), kind)
 
 
@@ -133,9 +144,11 @@ def main() -> int:
     parser.add_argument("--connect-timeout", type=float, default=20.0)
     parser.add_argument("-n", type=int, default=1)
     parser.add_argument("--persist", action="store_true")
+    parser.add_argument("--patience", type=float, default=loop.PATIENCE)
     parser.add_argument("--report")
     options = parser.parse_args()
     template = read_template(options.template)
+    loop.PATIENCE = options.patience
     return drive(
         template,
         options.evaluator,

@@ -43,7 +43,7 @@ ARGON_INPUT = """
     <forces><force forcefield="driver"/></forces>
     <ensemble><temperature units="kelvin">80</temperature></ensemble>
     <motion mode="dynamics">
-      <dynamics mode="nve"><timestep units="femtosecond">2</timestep></dynamics>
+      <dynamics mode="nve"><timestep units="femtosecond">{timestep}</timestep></dynamics>
     </motion>
   </system>
 </simulation>
@@ -81,14 +81,15 @@ class Runs:
             (self.folder / "input.xml").write_text(text)
         return self.start(command("i-pi"), "-S", f"{self.folder}/", "input.xml")
 
-    def argon(self, steps=1000, n_beads=1, batch_size=1, exit_on_disconnect=True) -> subprocess.Popen:
-        """i-PI on a small crystal."""
+    def argon(self, steps=1000, n_beads=1, batch_size=1, exit_on_disconnect=True, timestep=2, **more):
+        """i-PI on a small crystal. ``timestep`` in fs; ``more`` are elements of <ffsocket>."""
         write(self.folder / "start.xyz", argon(), format="extxyz")
-        return self.ipi(
-            ARGON_INPUT.format(
-                steps=steps, n_beads=n_beads, batch_size=batch_size, exit_on_disconnect=exit_on_disconnect
-            )
-        )
+        text = ARGON_INPUT.format(
+            steps=steps, n_beads=n_beads, batch_size=batch_size, exit_on_disconnect=exit_on_disconnect,
+            timestep=timestep,
+        )  # fmt: skip
+        elements = "".join(f"<{name}>{value}</{name}>" for name, value in more.items())
+        return self.ipi(text.replace("</ffsocket>", f"{elements}</ffsocket>"))
 
     def driver(
         self, evaluator: str, template="start.xyz", address="argon", n_connections=1, *more

@@ -3,7 +3,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 from functools import partial
 
@@ -19,7 +18,6 @@ from ipi_evaluators import argon
 from ipi_process import HERE
 
 from mlffd.bundle import write_bundle
-from mlffd.drivers.ipi.evaluator import DUMP
 from mlffd.students import build_student
 
 pytestmark = pytest.mark.slow
@@ -99,84 +97,6 @@ def test_energy_and_stress_along_a_run_are_ase_s(runs, n_beads, batch_size):
     assert report["structures"] + report["repeats"] == batch_size * report["evaluations"]
     # at the start all beads are one and the same structure
     assert n_beads * steps < report["structures"] <= n_beads * (steps + 1)
-
-
-@pytest.mark.parametrize("how", ["nan", "refuse"])
-@pytest.mark.parametrize("batch_size", [1, 4])
-def test_no_answer_ends_the_run(runs, how, batch_size):
-    ipi = runs.argon(n_beads=4, batch_size=batch_size)
-    driver = runs.driver(f"{how}:20")
-    assert runs.end(driver) == 3, runs.output()
-    runs.end(ipi)
-    assert (runs.folder / DUMP).exists()
-    assert runs.report()["exit_status"] == 3
-    assert np.isfinite(runs.table()).all()
-
-
-def test_another_driver_takes_over(runs):
-    ipi = runs.argon(steps=50, exit_on_disconnect=False)
-    assert runs.end(runs.driver("nan:20")) == 3, runs.output()
-    assert ipi.poll() is None
-    assert [runs.end(runs.driver("harmonic:0.1")), runs.end(ipi)] == [0, 0], runs.output()
-    assert len(runs.table()) == 51
-    assert np.isfinite(runs.table()).all()
-
-
-def test_two_drivers_at_once(runs):
-    ipi = runs.argon(steps=50, n_beads=4)
-    drivers = [runs.driver("harmonic:0.1"), runs.driver("harmonic:0.1")]
-    assert [runs.end(process) for process in [*drivers, ipi]] == [0, 0, 0], runs.output()
-
-
-def test_wrong_number_of_atoms(runs):
-    ipi = runs.argon()
-    write(runs.folder / "template.xyz", argon()[:3], format="extxyz")
-    assert runs.end(runs.driver("harmonic:0.1", "template.xyz")) == 5, runs.output()
-    runs.end(ipi)
-    assert "4 atoms, the template has 3" in runs.report()["ending"]
-
-
-def test_killed_server(runs):
-    ipi = runs.argon(steps=10**6)
-    driver = runs.driver("harmonic:0.1")
-    runs.wait_for("out.energies", 5)
-    ipi.kill()
-    assert runs.end(driver) == 4, runs.output()
-    assert "without EXIT" in runs.report()["ending"]
-    # and the socket file that it left behind is no server
-    assert (runs.folder / "argon").exists()
-
-
-def test_server_that_ends_early(runs):
-    ipi = runs.argon(steps=10**6)
-    driver = runs.driver("harmonic:0.1")
-    runs.wait_for("out.energies", 5)
-    (runs.folder / "EXIT").touch()  # i-PI's way to be stopped
-    assert runs.end(driver) == 0, runs.output()
-    runs.end(ipi)
-
-
-@pytest.mark.parametrize(("number", "exit_status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signals_end_the_driver_and_the_run(runs, number, exit_status):
-    ipi = runs.argon(steps=10**6, n_beads=4, batch_size=4)
-    driver = runs.driver("harmonic:0.1")
-    runs.wait_for("out.energies", 5)
-    driver.send_signal(number)
-    assert runs.end(driver) == exit_status, runs.output()
-    runs.end(ipi)
-    assert np.isfinite(runs.table()).all()
-    assert runs.report()["exit_status"] == exit_status
-
-
-@pytest.mark.parametrize("batch_size", [1, 4])
-def test_driver_killed_while_evaluating_leaves_no_hanging_server(runs, batch_size):
-    """All that i-PI has sent was read before the evaluation: the connection ends, it is not reset."""
-    ipi = runs.argon(n_beads=4, batch_size=batch_size)
-    driver = runs.driver("sleep:10")
-    runs.wait_for("asleep")
-    driver.kill()
-    runs.end(ipi)
-    assert np.isfinite(runs.table()).all()
 
 
 @pytest.mark.parametrize("name", ["nvt", "pimd"])

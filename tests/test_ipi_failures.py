@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: MIT
+"""What goes wrong in real runs, with a real ``i-pi``: nobody waits for ever, and no NaN reaches its files."""
+
+import re
+import shutil
+import signal
+import socket
+import threading
+import time
+
+import pytest
+from ase.io import write
+from conftest import command
+from ipi_evaluators import argon
+
+from mlffd.drivers.ipi.evaluator import DUMP
+
+pytestmark = pytest.mark.slow
+
+HARMONIC = "harmonic:0.1"
+FOR_EVER = 10**6  # steps
+
+
+@pytest.fixture(autouse=True)
+def only_numbers(runs):
+    """After each test: what i-PI has written holds no NaN and no infinity."""
+    yield
+    for file in runs.folder.glob("**/out.*"):
+        rows = re.findall(r"^[^#\n].*", file.read_text(), re.M)
+        assert not re.search(r"\b(nan|inf)", "\n".join(rows), re.I), file
+
+
+def end_all(runs, *processes) -> list[int]:
+    """Their exit statuses; they end in that order, or at least not before."""
+    return [runs.end(process) for process in processes]
+
+
+def wait_for_words(runs, process, words: str, times: int = 1):
+    """Returns when a process has written those words so often."""
+    deadline = time.monotonic() + 20
+    while process.log.read_text().count(words) < times:
+        assert time.monotonic() < deadline, runs.output()
+        time.sleep(0.02)
+
+
+# The driver fails
+
+
+@pytest.mark.parametrize(("batch_size", "n_connections"), [(1, 1), (4, 1), (1, 4)])
+def test_driver_killed_while_evaluating(runs, batch_size, n_connections):
+    """All that i-PI has sent is read before: the connections end, they are not reset, of which i-PI's thread
+    would die; the next driver gets the same structures. Seen to fail with the sockets unread."""
+    ipi = runs.argon(steps=20, n_beads=4, batch_size=batch_size, exit_on_disconnect=False)
+    driver = runs.driver("sleep:10", n_connections=n_connections)
+    runs.wait_for("asleep")
+    driver.kill()
+    assert end_all(runs, runs.driver(HARMONIC, n_connections=n_connections), ipi) == [0, 0], runs.output()
+    assert len(runs.table()) == 21
+
+
+def test_driver_killed_and_no_other_expected(runs):
+    ipi = runs.argon(steps=FOR_EVER, n_beads=4, batch_size=4)
+    driver = runs.driver("sleep:10")
+    runs.wait_for("asleep")
+    driver.kill()
+    assert runs.end(ipi) == 0, runs.output()
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "batch_size", "n_connections", "timestep", "words"),
+    [
+        ("nan:20", 1, 1, 2, "force on atom 0 (Ar) is nan"),
+        ("nan:20", 4, 1, 2, "force on atom 0 (Ar) is nan"),
+        ("refuse:20", 1, 4, 2, "atoms too close"),
+        ("explode:20", 4, 1, 2, "more than 1000 eV/Å"),
+        ("argon", 1, 1, 200, "more than 1000 eV/Å"),  # a timestep that is too long
+        ("harmonic:0", 4, 1, 1e14, "from the origin"),
+    ],
+)
+def test_no_answer_ends_the_run(runs, evaluator, batch_size, n_connections, timestep, words):
+    ipi = runs.argon(FOR_EVER, 4, batch_size, timestep=timestep)
+    driver = runs.driver(evaluator, n_connections=n_connections)
+    assert end_all(runs, driver, ipi) == [3, 0], runs.output()
+    assert words in runs.report()["ending"]
+    assert (runs.folder / DUMP).exists()
+    assert runs.report()["exit_status"] == 3
+
+
+@pytest.mark.parametrize(("number", "exit_status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_end_the_driver_and_the_run(runs, number, exit_status):
+    ipi = runs.argon(FOR_EVER, n_beads=4, batch_size=4)
+    driver = runs.driver(HARMONIC)
+    runs.wait_for("out.energies", 5)
+    driver.send_signal(number)
+    assert end_all(runs, driver, ipi) == [exit_status, 0], runs.output()
+    assert runs.report()["exit_status"] == exit_status
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_drivers_of_which_all_but_one_die(runs, batch_size):
+    """The other one takes over their structures."""
+    ipi = runs.argon(FOR_EVER, n_beads=3 * batch_size, batch_size=batch_size, exit_on_disconnect=False)
+    good = runs.driver(HARMONIC)
+    runs.wait_for("out.energies", 5)
+    bad = runs.driver("nan:20")
+    killed = runs.driver("sleep:20")
+    assert runs.end(bad) == 3, runs.output()
+    runs.wait_for("asleep")
+    killed.kill()
+    runs.wait_for("out.energies", len(runs.table()) + 20)
+    (runs.folder / "EXIT").touch()
+    assert end_all(runs, good, ipi) == [0, 0], runs.output()
+
+
+# The server fails
+
+
+def test_killed_server_and_the_next_one(runs):
+    """One driver ends, the other one was told to persist: it serves the next server at the same address."""
+    ipi = runs.argon(FOR_EVER, n_beads=4)
+    drivers = [runs.driver(HARMONIC), runs.driver(HARMONIC, "start.xyz", "argon", 2, "--persist")]
+    for driver in drivers:
+        wait_for_words(runs, driver, "steps/s")
+    ipi.kill()
+    assert runs.end(drivers[0]) == 4, runs.output()
+    wait_for_words(runs, drivers[1], "waiting for the next one")
+    assert runs.end(runs.driver(HARMONIC, "start.xyz", "argon", 1, "--connect-timeout", "0.1")) == 4
+    assert "left by a killed i-pi?" in runs.report()["ending"]
+    (runs.folder / "argon").unlink()
+    assert runs.end(runs.argon(steps=20, n_beads=4, batch_size=4)) == 0, runs.output()
+    wait_for_words(runs, drivers[1], "waiting for the next one", times=2)
+    drivers[1].terminate()
+    assert runs.end(drivers[1]) == 143, runs.output()
+
+
+def test_server_stopped_by_signals_and_continued_from_its_checkpoint(runs):
+    """Its EXIT arrives in each case; one driver serves all of its lives."""
+    ipi = runs.argon(FOR_EVER, n_beads=4, batch_size=4)
+    driver = runs.driver(HARMONIC, "start.xyz", "argon", 1, "--persist")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        runs.wait_for("out.energies", 5)
+        ipi.send_signal(number)
+        runs.end(ipi)
+        n_rows = len(runs.table())
+        ipi = runs.start(command("i-pi"), "-S", f"{runs.folder}/", "RESTART")
+        runs.wait_for("out.energies", n_rows + 5)
+    (runs.folder / "EXIT").touch()
+    assert runs.end(ipi) == 0, runs.output()
+    wait_for_words(runs, driver, "the server said EXIT; waiting", times=3)
+    driver.terminate()
+    assert runs.end(driver) == 143, runs.output()
+
+
+def test_late_server(runs):
+    write(runs.folder / "start.xyz", argon(), format="extxyz")
+    patient = runs.driver(HARMONIC)
+    impatient = runs.driver(HARMONIC, "start.xyz", "argon", 1, "--connect-timeout", "2")
+    assert runs.end(impatient) == 4, runs.output()
+    assert "no server at" in impatient.log.read_text()
+    ipi = runs.argon(steps=20)
+    assert end_all(runs, patient, ipi) == [0, 0], runs.output()
+
+
+def test_server_that_was_stopped_for_a_while_or_whose_driver_was(runs):
+    ipi = runs.argon(FOR_EVER, n_beads=4, batch_size=4)
+    driver = runs.driver(HARMONIC)
+    for process in (ipi, driver):
+        runs.wait_for("out.energies", 5)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(1.5)  # i-PI's own limits are 0.1 and 0.5 s
+        process.send_signal(signal.SIGCONT)
+        runs.wait_for("out.energies", len(runs.table()) + 10)
+    (runs.folder / "EXIT").touch()
+    assert end_all(runs, driver, ipi) == [0, 0], runs.output()
+
+
+def test_driver_that_takes_longer_than_the_server_allows(runs):
+    """With <timeout>, i-PI closes the connection in the middle of an evaluation."""
+    ipi = runs.argon(FOR_EVER, n_beads=4, batch_size=4, timeout=0.3)
+    driver = runs.driver("slow:10")
+    assert end_all(runs, driver, ipi) == [0, 0], runs.output()
+
+
+# They don't understand each other
+
+
+def test_wrong_system_and_wrong_mode(runs):
+    write(runs.folder / "template.xyz", argon()[:3], format="extxyz")
+    for n_connections in (1, 4):
+        ipi = runs.argon(n_beads=4)
+        driver = runs.driver(HARMONIC, "template.xyz", n_connections=n_connections)
+        assert end_all(runs, driver, ipi) == [5, 0], runs.output()
+        assert "4 atoms, the template has 3" in runs.report()["ending"]
+
+
+def listen(path, greeting: bytes):
+    """A server that sends its greeting to whoever connects, and then nothing more."""
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(path))
+    server.listen()
+
+    def greet():
+        guest, _ = server.accept()
+        guest.sendall(greeting)
+        while guest.recv(1000):
+            pass
+        guest.close()
+
+    threading.Thread(target=greet, daemon=True).start()
+    return server
+
+
+def test_servers_that_are_not_ipi(runs):
+    """One greets in another protocol, one stops in the middle of a message, one says nothing at all."""
+    write(runs.folder / "start.xyz", argon(), format="extxyz")
+    greetings = {"ssh": b"SSH-2.0-OpenSSH_9.6\r\n", "broken": b"STATUS      POSDA", "mute": b""}
+    servers = [listen(runs.folder / name, greeting) for name, greeting in greetings.items()]
+    drivers = [runs.driver(HARMONIC, "start.xyz", name, 1, "--patience", "1") for name in greetings]
+    assert end_all(runs, *drivers[:2]) == [5, 5], runs.output()
+    assert "SSH-2.0" in drivers[0].log.read_text()
+    assert "paused for 1 s in the middle of a message" in drivers[1].log.read_text()
+    drivers[2].terminate()
+    assert runs.end(drivers[2]) == 143, runs.output()
+    for server in servers:
+        server.close()
+
+
+def test_second_server_on_the_same_address(runs):
+    """It does not start, and the run at that address is not disturbed."""
+    ipi = runs.argon(FOR_EVER)
+    driver = runs.driver(HARMONIC)
+    runs.wait_for("out.energies", 5)
+    inside = runs.inside("second")
+    shutil.copy(runs.folder / "start.xyz", inside.folder)
+    shutil.copy(runs.folder / "input.xml", inside.folder)
+    second = inside.start(command("i-pi"), "-S", f"{runs.folder}/", "input.xml")
+    assert runs.end(second) != 0
+    runs.wait_for("out.energies", len(runs.table()) + 20)
+    (runs.folder / "EXIT").touch()
+    assert end_all(runs, driver, ipi) == [0, 0], runs.output()
+
+
+def test_more_connections_than_structures_and_matching_lock(runs):
+    ipi = runs.argon(steps=20, n_beads=2)
+    driver = runs.driver(HARMONIC, n_connections=8)
+    assert end_all(runs, driver, ipi) == [0, 0], runs.output()
+    text = (runs.folder / "input.xml").read_text().replace('pbc="false"', 'pbc="false" matching="lock"')
+    ipi = runs.ipi(text)
+    driver = runs.driver(HARMONIC, n_connections=3)
+    assert end_all(runs, driver, ipi) == [0, 0], runs.output()
