@@ -368,13 +368,15 @@ def check_finite(predictions: list[StructurePrediction], structures: list[Atoms]
     """Refuse results that no driver can use; the first structure is number ``start``.
 
     Raises:
-        NonFiniteResultError: naming the structure.
+        NonFiniteResultError: naming the structure and the first atom, counted from 0.
     """
     for k, (prediction, atoms) in enumerate(zip(predictions, structures)):
         # one sum: forces that are finite and whose sum is not are past using, too
         if not np.isfinite(prediction.energy + prediction.forces.sum()):
+            wrong = np.flatnonzero(~np.isfinite(prediction.forces).all(axis=1))
+            where = f", first of all at atom {wrong[0]} ({atoms.symbols[wrong[0]]})," if len(wrong) else ""
             raise NonFiniteResultError(
-                f"energy or forces of structure {start + k} ({atoms.get_chemical_formula()}) "
+                f"energy or forces of structure {start + k} ({atoms.get_chemical_formula()}){where} "
                 "are not finite; do two atoms coincide?"
             )
 

@@ -32,8 +32,9 @@ def test_the_structure_with_coincident_atoms_is_named(backend, place):
     engine = Engine(random_student("local"), backend=backend)
     structures = [random_box(engine, seed) for seed in range(3)]
     engine.evaluate(structures)
-    structures[place].positions[1] = structures[place].positions[0]
-    with pytest.raises(NonFiniteResultError, match=f"structure {place} .* do two atoms coincide"):
+    structures[place].positions[3] = structures[place].positions[2]
+    named = rf"structure {place} .* at atom [0-3] \([HO]\), are not finite; do two atoms coincide"
+    with pytest.raises(NonFiniteResultError, match=named):
         engine.evaluate(structures)
 
 

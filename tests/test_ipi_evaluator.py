@@ -233,7 +233,7 @@ class Answers:
     ("spoiled", "words"),
     [
         (Answers(force=1.001 * EXPLOSION), "the force on atom 2 (Ar) is 1001 eV/Å, more than 1000 eV/Å"),
-        (Answers(force=np.nan), "the force on atom 2 (Ar) is nan eV/Å;"),
+        (Answers(np.nan, np.nan, np.nan), "the force on atom 2 (Ar) is nan eV/Å;"),
         (Answers(energy=np.inf), "the energy is inf eV"),
         (Answers(virial=np.nan), "the virial is [0.0, 0.0, 0.0, 0.0, 0.0, nan, "),
     ],

@@ -51,15 +51,14 @@ def faults_of_structures(cells: np.ndarray, positions: np.ndarray, template: Ato
 
 def faults_of_answer(answer: Answer, template: Atoms) -> list[Fault]:
     """Which structures have a result that is not finite, or a force on an atom beyond EXPLOSION."""
-    faults = {}
-    forces = answer.forces
-    # a force beyond the bound has a component beyond a third of it, nearly; NaN is not below anything
-    if not np.abs(forces).max() <= EXPLOSION / 3**0.5:
-        faults.update(_too_strong(forces, template))
+    faults, forces = {}, answer.forces
     for name, values in (("energy", answer.energies), ("virial", answer.virials.reshape(len(forces), 9))):
         if not np.isfinite(values).all():
             wrong = ~np.isfinite(values.reshape(len(forces), -1)).all(axis=1)
             faults.update((int(k), f"the {name} is {values[k].tolist()} eV") for k in np.flatnonzero(wrong))
+    # a force beyond the bound has a component beyond 1/sqrt(3) of it; NaN is not below anything
+    if not np.abs(forces).max() <= EXPLOSION / 3**0.5:
+        faults.update(_too_strong(forces, template))
     return sorted(faults.items())
 
 
