@@ -49,7 +49,7 @@ def ffdirect(
   <ffdirect name="{name}" threaded="{threaded}">
     <pes>custom</pes>
     <pes_path>{pes}</pes_path>
-    <parameters>{{student: {student}, template: start.xyz, dtype: float64{more}}}</parameters>
+    <parameters>{{student: {student}, template: start.xyz, dtype: float64, max_batch_atoms: 64{more}}}</parameters>
     <batch_size>{batch_size}</batch_size>
   </ffdirect>"""
 

@@ -119,7 +119,17 @@ def test_spread_of_i_pi_is_that_of_the_members_in_ase(runs):
     forces = '<force forcefield="socket" weight="0.5"/><force forcefield="direct" weight="0.5"/>'
     ipi = start_argon(runs, forcefields, forces, OUTPUTS, steps, n_beads)
     driver = runs.start(
-        command("mlffd-driver"), *bundles, "-t", "start.xyz", "-u", address, "--extras", "--dtype", "float64"
+        command("mlffd-driver"),
+        *bundles,
+        "-t",
+        "start.xyz",
+        "-u",
+        address,
+        "--extras",
+        "--dtype",
+        "float64",
+        "--max-batch-atoms",
+        64,
     )
     assert [runs.end(driver), runs.end(ipi)] == [0, 0], runs.output()
     calculators = [Calculator(runs.folder / bundle, dtype="float64") for bundle in bundles]

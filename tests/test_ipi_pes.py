@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The PES file: within i-PI's process, behind i-PI's own client, and called as they call it."""
 
+import atexit
+
 import numpy as np
 import pytest
 from ase.units import Bohr, Hartree
@@ -16,12 +18,15 @@ from mlffd.drivers.ipi.evaluator import DUMP
 pytest.importorskip("ipi")
 from ipi.pes import load_pes, scan_pes_file
 from ipi.utils.inputvalue import InputValue
+from ipi.utils.softexit import softexit
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """The current folder, with a student and the structures that it is for."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(atexit, "register", lambda function: function)  # summaries after pytest's last line
+    monkeypatch.setattr(softexit, "flist", [])
     write_student(tmp_path / "argon.mlffd")
     argon().write("start.xyz", format="extxyz")
     argon()[:3].write("three.xyz", format="extxyz")
@@ -30,7 +35,8 @@ def folder(tmp_path, monkeypatch):
 
 def student_driver(**parameters):
     """What i-PI makes of these parameters."""
-    parameters = {"student": "argon.mlffd", "template": "start.xyz", "dtype": "float64"} | parameters
+    parameters = {"student": "argon.mlffd", "template": "start.xyz", "max_batch_atoms": 8} | parameters
+    parameters = {"dtype": "float64"} | parameters
     return load_pes("custom", PES_FILE)(**parameters, verbosity=False)
 
 
@@ -109,6 +115,19 @@ def test_parameters_need_names(folder, capsys):
     assert "student=water,template=init.xyz" in capsys.readouterr().err
 
 
+def test_a_summary_at_the_end_of_i_pi(folder, capsys):
+    """By its soft exit: it ends the process before Python would. Steps count by the beads that are given."""
+    driver = student_driver(timestep=0.5, beads=2)
+    driver(*map(list, zip(*map(as_ipi_has_it, [argon(seed) for seed in range(4)]))))
+    (at_soft_exit, _, _), *_ = softexit.flist
+    at_soft_exit()
+    said = capsys.readouterr().err
+    assert "2 steps of 2 beads in 1 evaluations of 4 structures" in said
+    assert "guard: 0 of 2 evaluations flagged" in said
+    driver.summarize()
+    assert not capsys.readouterr().err
+
+
 def test_structures_without_an_answer_end_the_process(folder, capsys):
     """In a process without a simulation, which has no soft exit to go through."""
     driver = student_driver()
@@ -157,9 +176,9 @@ def test_all_ways_to_a_student_give_the_same_forces(runs):
     forces = [f'<force forcefield="{name}" weight="{weight}"/>' for name, weight in weights.items()]
     ipi = start_argon(runs, "".join(forcefields), "".join(forces), COMPONENTS, steps, n_beads)
     where = ["-u", "ours", "--socket-prefix", f"{runs.folder}/"]
-    student = ["argon.mlffd", "-t", "start.xyz", "--dtype", "float64"]
+    student = ["argon.mlffd", "-t", "start.xyz", "--dtype", "float64", "--max-batch-atoms", 64]
     ours = runs.start(command("mlffd-driver"), *student, *where)
-    parameters = "student=argon.mlffd,template=start.xyz,dtype=float64"
+    parameters = "student=argon.mlffd,template=start.xyz,dtype=float64,max_batch_atoms=64"
     stock = start_stock_client(runs, "stock", PES_FILE, parameters)
     assert [runs.end(process) for process in (ipi, ours, stock)] == [0, 0, 0], runs.output()
     energies, virials = (np.loadtxt(runs.folder / f"out.{name}") for name in ("energies", "virials"))
@@ -203,8 +222,8 @@ def lay_out_spoiled_student(runs) -> None:
 def assert_stopped_before_nan(runs, process, n_rows: int) -> None:
     """One line said why, and the results up to there are in order."""
     lines = [line for line in process.log.read_text().splitlines() if line.startswith("mlffd-driver: ")]
-    assert DUMP in lines[0], runs.output()
-    assert all("guard" in line for line in lines[1:])  # which only counts
+    assert [DUMP in line for line in lines].count(True) == 1, runs.output()
+    assert DUMP in lines[0]  # after it come summaries
     assert "Traceback" not in process.log.read_text()
     assert (runs.folder / DUMP).exists()
     energies = np.loadtxt(runs.folder / "out.energies", ndmin=2) if n_rows else []
@@ -233,7 +252,7 @@ def test_no_answer_ends_the_client_of_i_pi_and_i_pi(runs):
     """Caught: i-PI hung when its client ended with a message unread."""
     lay_out_spoiled_student(runs)
     ipi = start_argon(runs, ffsocket("socket", "stock", 4), '<force forcefield="socket"/>', ENERGIES, 1000, 4)
-    parameters = "student=argon.mlffd,template=start.xyz,good_calls=5"
+    parameters = "student=argon.mlffd,template=start.xyz,max_batch_atoms=64,good_calls=5"
     client = start_stock_client(runs, "stock", "spoiled.py", parameters)
     assert runs.end(client) == 3, runs.output()
     runs.end(ipi)

@@ -17,10 +17,12 @@ The same file serves i-PI's own client, here on a unix socket:
     i-pi-driver-py -u -a ADDRESS -m custom -P FILE -o student=water,template=init.xyz
 """
 
+import atexit
 import gc
 import os
 import socket
 import sys
+import time
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -29,11 +31,11 @@ from ipi.pes.dummy import Dummy_driver
 from ipi.utils.softexit import softexit
 
 from mlffd.config import settings_from
-from mlffd.drivers.ipi.committee import committee_extras
+from mlffd.drivers.ipi.committee import Committee, committee_extras
 from mlffd.drivers.ipi.evaluator import Evaluator, NoAnswer
 from mlffd.drivers.ipi.loop import Connection, close
 from mlffd.drivers.ipi.protocol import ProtocolError, Request, Session, check_atom_count
-from mlffd.drivers.ipi.report import say
+from mlffd.drivers.ipi.report import Tally, say, summary
 from mlffd.drivers.ipi.students import answering, load_engines
 from mlffd.drivers.ipi.template import read_templates
 from mlffd.errors import ConfigError, MlffdError
@@ -58,6 +60,8 @@ class Parameters:
     max_batch_atoms: int | None = None
     guard: str | None = None
     extras: bool = False
+    timestep: float | None = None  # fs, for ns/day in the closing summary
+    beads: int | None = None
 
 
 class StudentDriver(Dummy_driver):
@@ -79,6 +83,11 @@ class StudentDriver(Dummy_driver):
             say(str(error))
             raise SystemExit(1) from error
         super().__init__(verbose=bool(parameters.get("verbose")))
+        evaluate = self.evaluator.evaluate
+        self.guard = evaluate.members[0] if isinstance(evaluate, Committee) else evaluate
+        self._answered_at = time.perf_counter()
+        softexit.register_function(self.summarize)  # i-pi leaves without Python's own
+        atexit.register(self.summarize)
 
     def compute(self, cell, pos):
         """Potential (Hartree), forces (n_atoms, 3) (Hartree/Bohr), virial (3, 3) (Hartree) and extras.
@@ -90,11 +99,20 @@ class StudentDriver(Dummy_driver):
             return self._results([cell], [pos])[0]
         return self._results(cell, pos)
 
+    def summarize(self) -> None:
+        """Says what has been done, and what the guard saw, once."""
+        if self.evaluator.tally.evaluations:
+            say(summary(self.evaluator.tally))
+        self.evaluator.tally = Tally()
+        self.guard.summarize()
+
     def _results(self, cells: list, positions: list) -> list[tuple]:
+        self.evaluator.tally.waited(time.perf_counter() - self._answered_at)
         try:
             answers = self.evaluator(requests_from(cells, positions, self.evaluator.atom_counts))
         except (NoAnswer, ProtocolError) as error:
             end(error)
+        self._answered_at = time.perf_counter()
         return [
             result
             for answer in answers
@@ -113,7 +131,8 @@ def evaluator_from(parameters: Parameters) -> Evaluator:
     how = parameters.device, parameters.dtype, parameters.max_batch_atoms
     engines = load_engines(bundles, templates, *how)
     extras = committee_extras if parameters.extras else None
-    return Evaluator(templates, answering(engines, bundles, parameters.guard), extras=extras)
+    tally = Tally(parameters.timestep, parameters.beads)
+    return Evaluator(templates, answering(engines, bundles, parameters.guard), tally, extras)
 
 
 def names(text: str) -> list[str]:
