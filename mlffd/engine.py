@@ -235,7 +235,7 @@ class Engine:
 
     def _species_idx(self, atomic_numbers: np.ndarray) -> np.ndarray:
         """Index (n_atoms,) int32 into ``species``. Raises UnknownElementError."""
-        index = self._index_of_number[np.clip(atomic_numbers, 0, len(self._index_of_number) - 1)]
+        index = self._index_of_number.take(atomic_numbers, mode="clip")
         if (index < 0).any():
             check_species(np.asarray(atomic_numbers).tolist(), self.species)
         return index
