@@ -52,6 +52,14 @@ def requests(n: int, structure=argon) -> list:
     return [ipi_request(atoms, seed) for seed, atoms in enumerate(structures)]
 
 
+def receive(servers, wave) -> None:
+    """The answers, one after the other as i-PI takes them, within the time limit."""
+    thread = threading.Thread(target=lambda: [s.dispatch_recv(r) for s, r in zip(servers, wave)], daemon=True)
+    thread.start()
+    thread.join(TIME_LIMIT)
+    assert not thread.is_alive()
+
+
 class Slow:
     """A harmonic force that is answered when the test says so."""
 
@@ -87,15 +95,7 @@ def test_a_large_answer_waits_for_no_other(talk):
     wave = requests(3, crowd)
     for server, request in zip(session.servers, wave):
         assert server.dispatch_send(request)
-
-    def receive():
-        for server, request in zip(session.servers, wave):
-            server.dispatch_recv(request)
-
-    thread = threading.Thread(target=receive, daemon=True)
-    thread.start()
-    thread.join(TIME_LIMIT)
-    assert not thread.is_alive()
+    receive(session.servers, wave)
     for request in wave:
         forces = request["result"][1]
         np.testing.assert_allclose(forces, -1e-6 * request["pos"], rtol=1e-12)
@@ -124,8 +124,7 @@ def test_all_that_is_awaited_is_evaluated_at_once(talk, monkeypatch):
     wave = requests(2)
     for server, request in zip(session.servers, wave):
         assert server.dispatch_send(request)
-    for server, request in zip(session.servers, wave):
-        assert server.dispatch_recv(request)
+    receive(session.servers, wave)
     assert [len(call) for call in session.recorder.calls] == [2]
 
 
@@ -156,7 +155,8 @@ def test_connections_are_opened_one_at_a_time(tmp_path, monkeypatch):
             with pytest.raises(TimeoutError):  # no other one before this one's handshake
                 listener.accept()
             listener.settimeout(TIME_LIMIT)
-            assert servers[-1].get_status() & ipi_sockets.Status.NeedsInit
+            servers[-1].send_msg("status")
+            assert servers[-1].recv(12) == b"NEEDINIT    "
         wave = requests(3)
         for server, request in zip(servers, wave):
             assert server.dispatch_send(request)
