@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The protocol without a socket, and what surrounds the loop of ``mlffd-driver``: template, report."""
 
+import socket
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -37,6 +39,43 @@ def test_status_waits_while_busy():
     assert session.advance() == header("NEEDINIT") + header("READY")
     assert session.request
     assert session.advance() == b""  # the STATUS that follows stays unanswered
+
+
+@pytest.mark.parametrize(
+    ("sent", "parameters", "batch_size"),
+    [
+        (" ", {}, 1),
+        (" , batch_size:32", {}, 32),
+        (" timestep : 0.25 , beads : 32 , , batch_size:32", {"timestep": "0.25", "beads": "32"}, 32),
+        (" model : C:/a, b.pt , ", {"model": "C:/a"}, 1),
+    ],
+)
+def test_parameters_of_the_server(sent, parameters, batch_size):
+    """The first three are what i-PI sends; it does not escape commas."""
+    session, text = Session({4}), sent.encode()
+    session.feed(header("STATUS") + header("INIT") + np.array([0, len(text)], np.int32).tobytes() + text)
+    session.advance()
+    assert (session.parameters, session.batch_size) == (parameters, batch_size)
+
+
+@pytest.mark.parametrize("n_structures", [1, 2])
+def test_extras_arrive(n_structures):
+    """Read by i-PI itself; lengths count bytes, not characters."""
+    sockets = pytest.importorskip("ipi.interfaces.sockets")
+    extras = ['{"Å": [1, 2]}', ""][:n_structures]
+    answer = Answer(
+        np.zeros(n_structures), np.zeros((n_structures, 4, 3)), np.zeros((n_structures, 3, 3)), extras
+    )
+    ours, theirs = socket.socketpair()
+    with ours, theirs, sockets.Driver(theirs) as server:
+        server.settimeout(10)
+        server.batch_size = n_structures
+        ours.sendall(encode_answer(answer))
+        if n_structures == 1:
+            results = [server._recv_forces_bulk(4)]
+        else:
+            results = server._recv_forces_bulk_batch(4, n_structures)
+    assert [result[3] for result in results] == [{"Å": [1, 2], "raw": extras[0]}, {}][:n_structures]
 
 
 def test_repeats_count_only_at_the_end():
@@ -78,6 +117,20 @@ def test_template_pbc(tmp_path):
     assert not template.read_template(tmp_path / "pair.xyz").pbc.any()
     with pytest.raises(ConfigError, match="no cell of three vectors"):
         template.read_template(tmp_path / "pair.xyz", "xyz")
+
+
+def test_several_templates(tmp_path):
+    """Two that an atom count cannot tell apart are refused, the same one twice is not."""
+    krypton = Atoms(np.full(4, 36), argon().positions, cell=argon().cell, pbc=True)
+    for name, atoms in {"four": argon(), "again": argon(1), "three": argon()[:3], "other": krypton}.items():
+        write(tmp_path / f"{name}.xyz", atoms, format="extxyz")
+
+    def read(*names):
+        return template.read_templates([tmp_path / f"{name}.xyz" for name in names])
+
+    assert [len(atoms) for atoms in read("four", "three", "again")] == [4, 3]
+    with pytest.raises(ConfigError, match=r"four.xyz and .*other.xyz have 4 atoms each"):
+        read("four", "other")
 
 
 def test_template_that_is_none(tmp_path):
