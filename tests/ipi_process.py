@@ -2,8 +2,10 @@
 """Real ``i-pi`` and driver processes for tests, each test's in a folder of its own and with time limits."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -62,7 +64,11 @@ class Runs:
         log = self.folder / f"{Path(words[0]).name}.{len(self.processes)}.log"
         with open(log, "w") as output:
             process = subprocess.Popen(
-                [str(word) for word in words], cwd=self.folder, stdout=output, stderr=subprocess.STDOUT
+                [str(word) for word in words],
+                cwd=self.folder,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONFAULTHANDLER": "1"},
             )
         process.log = log
         self.processes.append(process)
@@ -122,6 +128,8 @@ class Runs:
         try:
             return process.wait(TIME_LIMIT)
         except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)  # says where it was
+            time.sleep(0.5)
             pytest.fail(f"{process.args[:2]} did not end\n{self.output()}")
 
     def output(self) -> str:

@@ -40,11 +40,12 @@ def start(runs: Runs, way: str, text: str, evaluator: str, n_atoms: int) -> list
     """i-PI on an input with a socket called ``ipi``, and the driver that answers it in that way."""
     root = ET.fromstring(text)
     n_structures = int(root.find(".//initialize").get("nbeads")) * max(len(root.findall(".//instance")), 1)
+    n_at_once = max(n_structures, 2)  # more than there are, where there is one
     if way == "batch":
-        ET.SubElement(root.find("ffsocket"), "batch_size").text = str(n_structures)
+        ET.SubElement(root.find("ffsocket"), "batch_size").text = str(n_at_once)
     # not periodic, so that atoms bound to the origin are not wrapped; a harmonic force knows no species
     write(runs.folder / "template.xyz", Atoms(f"H{n_atoms}", np.zeros((n_atoms, 3))), format="extxyz")
-    n_connections = n_structures if way == "several" else 1
+    n_connections = n_at_once if way == "several" else 1
     ipi = runs.ipi(ET.tostring(root, encoding="unicode"))
     return [ipi, runs.driver(evaluator, "template.xyz", "ipi", n_connections)]
 
@@ -94,3 +95,97 @@ def test_regression_of_ipi(runs, name):
         assert runs.end(process) == 0, runs.output()
     for way in ways:
         assert_matches_reference(runs.folder / way, folder)
+
+
+# Like the folders, with smaller steps and more atoms
+
+INPUT = """
+<simulation verbosity="low" floatformat="%20.12e">
+  <total_steps>20</total_steps>
+  <prng><seed>31415</seed></prng>
+  <output prefix="out">
+    <properties filename="energies" stride="1">{properties}</properties>
+    <trajectory filename="pos" stride="1">positions</trajectory>
+  </output>
+  {forcefield}
+  <system>
+    <initialize nbeads="{n_beads}">
+      <file mode="xyz">start.xyz</file>
+      <cell mode="abc" units="angstrom">[10, 10, 10]</cell>
+      <velocities mode="thermal" units="kelvin">300</velocities>
+    </initialize>
+    <forces><force forcefield="driver"/></forces>
+    <ensemble>
+      <temperature units="kelvin">300</temperature>
+      <pressure units="megapascal">50</pressure>
+    </ensemble>
+    {motion}
+  </system>
+</simulation>
+"""
+SOCKET = '<ffsocket name="driver" mode="unix" pbc="false"{more}><address>ipi</address></ffsocket>'
+OWN_FORCE = """
+  <ffdirect name="driver" pbc="false"><pes>harmonic</pes><parameters>{{k1: {k}}}</parameters></ffdirect>"""
+START = "3\n\nO 0.5 -0.2 0.1\nH 1.0 0.6 -0.3\nH -0.4 0.2 0.9\n"
+DYNAMICS = """
+    <motion mode="dynamics">
+      <dynamics mode="{ensemble}"><timestep units="femtosecond">0.2</timestep>{more}</dynamics>
+    </motion>"""
+THERMOSTAT = '<thermostat mode="{mode}"><tau units="femtosecond">20</tau></thermostat>'
+BAROSTAT = """
+        <barostat mode="isotropic">
+          <tau units="femtosecond">50</tau>
+          <thermostat mode="langevin"><tau units="femtosecond">50</tau></thermostat>
+        </barostat>"""
+BOSONS = '<normal_modes propagator="bab"><nmts>10</nmts><bosons>[1, 2]</bosons></normal_modes>'
+OPTIMIZER = '<motion mode="minimize"><optimizer mode="lbfgs"/></motion>'
+CONSERVED = "[step, potential, conserved, kinetic_cv, spring]"
+
+
+def thermostatted(ensemble: str, mode: str, more: str = "") -> str:
+    """A <motion> with that thermostat."""
+    return DYNAMICS.format(ensemble=ensemble, more=THERMOSTAT.format(mode=mode) + more)
+
+
+# name: beads, spring constant in Hartree/Bohr^2, <motion> and its neighbors, properties
+PHYSICS = {
+    "nve": (6, 0.05, DYNAMICS.format(ensemble="nve", more=""), CONSERVED),
+    "pile_g": (6, 0.05, thermostatted("nvt", "pile_g"), CONSERVED),
+    "pile_l": (6, 0.05, thermostatted("nvt", "pile_l"), CONSERVED),
+    "bosons": (4, 0.05, BOSONS + thermostatted("nvt", "pile_l"), "[step, potential, virial_fq, kinetic_td]"),
+    "lbfgs": (1, 0.05, OPTIMIZER, "[step, potential]"),
+    "gas": (2, 0.0, thermostatted("npt", "langevin", BAROSTAT), "[step, conserved, volume, kinetic_md]"),
+}
+
+
+@pytest.mark.parametrize("physics", PHYSICS)
+def test_run_is_the_one_with_a_force_of_ipi(runs, physics):
+    n_beads, k, motion, properties = PHYSICS[physics]
+    force_field = {"own": OWN_FORCE.format(k=k), "lock": SOCKET.format(more=' matching="lock"')}
+    ways = ["own", *WAYS, "lock"] if physics == "nve" else ["own", *WAYS]
+    started = []
+    for way in ways:
+        inside = runs.inside(way)
+        (inside.folder / "start.xyz").write_text(START)
+        text = INPUT.format(
+            n_beads=n_beads, motion=motion, properties=properties,
+            forcefield=force_field.get(way, SOCKET.format(more="")),
+        )  # fmt: skip
+        if way == "own":
+            started.append(inside.ipi(text))
+        else:
+            started += start(inside, "several" if way == "lock" else way, text, f"harmonic:{k}", 3)
+    for process in reversed(started):
+        assert runs.end(process) == 0, runs.output()
+    expected = [np.loadtxt(runs.folder / "own" / "out.energies"), *positions_in(runs.folder / "own")]
+    assert len(expected) == 1 + n_beads
+    assert np.ptp(expected[1][::3], axis=0).min() > 1e-3  # it moves
+    for way in ways[1:]:
+        found = [np.loadtxt(runs.folder / way / "out.energies"), *positions_in(runs.folder / way)]
+        for ours, theirs in zip(found, expected):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-7, atol=1e-10, err_msg=way)
+
+
+def positions_in(folder: Path) -> list[np.ndarray]:
+    """The trajectory of each bead, (n_frames * n_atoms, 3) in Bohr."""
+    return [numbers_of_xyz(path) for path in sorted(folder.glob("out.pos_*.xyz"))]
