@@ -45,11 +45,12 @@ def ffdirect(
     name: str, student: str, batch_size: int = 1, threaded: bool = True, pes=PES_FILE, more: str = ""
 ) -> str:
     """The element for a student within i-PI's process; ``more`` parameters as ", name: value"."""
+    parameters = f"student: {student}, template: start.xyz, dtype: float64, max_batch_atoms: 64{more}"
     return f"""
   <ffdirect name="{name}" threaded="{threaded}">
     <pes>custom</pes>
     <pes_path>{pes}</pes_path>
-    <parameters>{{student: {student}, template: start.xyz, dtype: float64, max_batch_atoms: 64{more}}}</parameters>
+    <parameters>{{{parameters}}}</parameters>
     <batch_size>{batch_size}</batch_size>
   </ffdirect>"""
 

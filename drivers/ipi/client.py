@@ -189,7 +189,7 @@ def parser() -> argparse.ArgumentParser:
         "-t", "--template", required=True, action="append", metavar="FILE",
         help="structure with the atoms in i-PI's order; once for each system of the run",
     )  # fmt: skip
-    add("--pbc", metavar="xyz|none|...", type=periodic_directions, help="instead of the template's")
+    add("--pbc", metavar="xyz|none|...", help="instead of the template's")
     add(
         "--extras", action="store_true",
         help="send energies, forces and virials of all members of the committee, for <ffcommittee> with "
@@ -236,13 +236,6 @@ def parser() -> argparse.ArgumentParser:
     add("--report", metavar="FILE", help="write the closing summary as JSON")
     add("-v", "--verbose", action="store_true", help="print every message that arrives")
     return parser
-
-
-def periodic_directions(text: str) -> str:
-    """An argparse type: "none", or some of the letters x, y and z."""
-    if text != "none" and not (text and set(text) <= set("xyz")):
-        raise argparse.ArgumentTypeError(f"{text!r} is not some of x, y, z, or none")
-    return text
 
 
 def whole_number(text: str) -> int:

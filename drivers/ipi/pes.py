@@ -126,8 +126,8 @@ def evaluator_from(parameters: Parameters) -> Evaluator:
     Raises:
         ConfigError, BundleError: what the parameters name does not exist or cannot be read.
     """
-    templates = read_templates(names(parameters.template), parameters.pbc)
-    bundles = names(parameters.student)
+    templates = read_templates(names(parameters.template, "template"), parameters.pbc)
+    bundles = names(parameters.student, "student")
     how = parameters.device, parameters.dtype, parameters.max_batch_atoms
     engines = load_engines(bundles, templates, *how)
     extras = committee_extras if parameters.extras else None
@@ -135,9 +135,12 @@ def evaluator_from(parameters: Parameters) -> Evaluator:
     return Evaluator(templates, answering(engines, bundles, parameters.guard), tally, extras)
 
 
-def names(text: str) -> list[str]:
-    """The names in a list of them."""
-    return [name.strip() for name in text.split(SEPARATOR) if name.strip()]
+def names(text: str, parameter: str) -> list[str]:
+    """The names in a list of them. Raises ConfigError where there is none."""
+    found = [name.strip() for name in text.split(SEPARATOR) if name.strip()]
+    if not found:
+        raise ConfigError(f"parameters: {parameter} is empty")
+    return found
 
 
 def requests_from(cells: list, positions: list, atom_counts: set[int]) -> list[Request]:

@@ -35,8 +35,10 @@ def read_template(path: str | Path, pbc: str | None = None) -> Atoms:
 
     The protocol carries neither species nor periodicity. ``pbc`` overrides the file's: the periodic
     directions as in "xyz" or "xy", or "none". i-PI's own xyz files, whose cell ASE skips, count as periodic.
-    Raises ConfigError where there is no such file or no structure in it.
+    Raises ConfigError where there is no such file or no structure in it, or ``pbc`` is none of these.
     """
+    if pbc is not None and pbc != "none" and not (pbc and set(pbc) <= set("xyz")):
+        raise ConfigError(f"pbc: {pbc!r} is not some of x, y, z, or none")
     atoms = read_structure(path, f"template {path}")
     if not atoms.pbc.any() and Path(path).suffix == ".xyz":
         atoms = with_ipi_cell(atoms, Path(path).read_text().splitlines()[1])
