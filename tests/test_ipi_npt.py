@@ -27,7 +27,7 @@ def drift(values: np.ndarray) -> tuple[float, float]:
 def test_conserved_quantity_does_not_drift(runs, monkeypatch):
     """64 molecules, 0.5 ps of 0.25 fs at 300 K and 1 bar, one bead, float32, as `mlffd ipi-input` writes it.
 
-    From water's density toward the student's own, 5 % of the volume. Seen to fail with the virial's sign
+    From water's density to the student's own, which is larger by a tenth. Seen to fail with the virial's sign
     reversed (5 Hartree) and with a virial wrong by 10 % (3e-3) and 1 % (2e-4).
     """
     monkeypatch.setattr(ipi_process, "TIME_LIMIT", 120)
@@ -46,7 +46,7 @@ def test_conserved_quantity_does_not_drift(runs, monkeypatch):
     assert abs(by_fit) < 1e-4
     assert abs(by_means) < 1e-4
     assert np.ptp(potential) / HARTREE > 1e-2  # much goes to and fro
-    assert np.ptp(volume) / volume[0] > 0.03
+    assert np.ptp(volume) / volume[0] > 0.05
     np.testing.assert_allclose(density * volume, density[0] * volume[0])
     assert 250 < temperature.mean() < 350
-    assert abs(pressure.mean()) < 1000  # bar, of which it fluctuates by some thousand
+    assert abs(pressure.mean()) < 1500  # bar; it was -3700 in the cell that it starts from
