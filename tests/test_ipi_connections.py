@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.io import write
+from ase.units import Bohr
 from ipi_evaluators import Recorder, argon, harmonic, message_stream
 from ipi_server import TIME_LIMIT, Talk, ipi_request, ipi_sockets
 
 from mlffd.drivers.ipi import client, loop
 from mlffd.drivers.ipi.evaluator import Evaluator
-from mlffd.drivers.ipi.loop import Address, Connection, attempt, close, connect, serve
+from mlffd.drivers.ipi.loop import Address, Connection, close, connect, serve
 from mlffd.drivers.ipi.protocol import ProtocolError, Session
 
 N_ATOMS = 12_000  # a message of 288 kB, more than the kernel keeps for a client that does not read
@@ -31,6 +32,8 @@ def talk(monkeypatch):
 
     def start(*args, **kwargs):
         talks.append(Talk(*args, **kwargs))
+        for server in talks[-1].servers:
+            server.get_status()  # i-PI's handshake
         return talks[-1]
 
     yield start
@@ -81,7 +84,6 @@ def test_a_large_message_is_taken_while_the_student_computes(talk):
     assert session.servers[0].dispatch_send(first)
     assert slow.begun.wait(TIME_LIMIT)
     session.servers[1].settimeout(ipi_sockets.TIMEOUT)
-    session.servers[1].get_status()
     assert session.servers[1].dispatch_send(second)
     slow.may_end.set()
     assert session.servers[0].dispatch_recv(first)
@@ -139,13 +141,8 @@ def test_connections_are_opened_one_at_a_time(tmp_path, monkeypatch):
         listener.listen(4)
         listener.settimeout(TIME_LIMIT)
 
-        def serve_three():
-            connections = [Connection(connect(address, TIME_LIMIT), Session({4}))]
-            another = lambda: Connection(attempt(address, 1.0), Session({4}))  # noqa: E731
-            serve(connections, Evaluator(argon(), recorder), None, another, 3)
-            close(connections)
-
-        thread = threading.Thread(target=serve_three, daemon=True)
+        three = client.Client(Evaluator(argon(), recorder), [address], TIME_LIMIT, 3, False)
+        thread = threading.Thread(target=three.serve, daemon=True)
         thread.start()
         servers = []
         for _ in range(3):
@@ -181,21 +178,16 @@ def test_a_connection_that_the_server_never_took_is_forgotten():
 
 
 def test_systems_of_different_sizes_in_one_batch(monkeypatch):
-    """Announced, too short and too long: told in one line each time, never answered."""
+    """Too short or too long for as many structures of the first one's size: told in a line, not answered."""
     monkeypatch.setattr(loop, "PATIENCE", 0.2)
     monkeypatch.setattr(loop, "FAREWELL", 0.1)
     stream = message_stream([argon(), argon(1)])
     end = stream.index(b"GETFORCE") - 12
-    mixed = {
-        "short": stream[: end - 24] + b"GETFORCE    ",
-        "long": stream[:end] + bytes(24) + b"GETFORCE    ",
-        "announced": stream,
-    }
-    for name, sent in mixed.items():
+    for sent in (stream[: end - 24] + b"GETFORCE    ", stream[:end] + bytes(24) + b"GETFORCE    "):
         ours, server = socket.socketpair()
         server.sendall(sent)
-        connections = [Connection(ours, Session({4, 7} if name == "announced" else {4}))]
-        with pytest.raises(ProtocolError, match="an <ffsocket> and a driver of its own"):
+        connections = [Connection(ours, Session({4}))]
+        with pytest.raises(ProtocolError, match="an <ffsocket> of its own"):
             serve(connections, Evaluator(argon(), harmonic(0.01)))
         close(connections)
         assert b"FORCEREADY" not in server.recv(10_000)
@@ -220,6 +212,8 @@ def test_ipv6():
         ([], "required: bundle"),
         (["-u", "a", "--host", "b"], "-u NAME, or --host HOST"),
         (["-u", ""], "-u NAME, or --host HOST"),
+        (["-u", "a", "-u", ""], "-u NAME, or --host HOST"),
+        (["-u", "a", "-t", "three.xyz"], "2 systems and 1 address"),
         (["-u", "a", "-n", "0"], "'0' is not a whole number of at least 1"),
         (["-u", "a", "--timestep", "-1"], "'-1' is not a number above 0"),
         (["-u", "a", "--timestep", "nan"], "'nan' is not a number above 0"),
@@ -234,6 +228,7 @@ def test_wrong_words_are_one_line_and_status_1(tmp_path, monkeypatch, capsys, wo
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(client.StopSignal, "install", lambda self: None)
     write("start.xyz", argon(), format="extxyz")
+    write("three.xyz", argon()[:3], format="extxyz")
     try:
         status = client.main([*(["water", "-t", "start.xyz"] if words else []), *words])
     except SystemExit as ended:
@@ -305,6 +300,59 @@ def test_calls_per_step_with_ipi(runs, n_connections, matching, batch_size, call
     assert 8 * steps < report["structures"] <= 8 * (steps + 1)
     assert report["evaluations"] <= 1.1 * calls_per_step * (steps + 1)
     assert (report["beads"], report["timestep_fs"]) == (8, 0.5)  # what i-PI's <parameters> say
+
+
+SYSTEM = """
+  <ffsocket name="{name}" mode="unix" pbc="false">
+    <address>{name}</address> <batch_size>4</batch_size>
+    <exit_on_disconnect>True</exit_on_disconnect> <latency>1e-3</latency>
+  </ffsocket>
+  <system prefix="{name}">
+    <initialize nbeads="4">
+      <file mode="ase">{name}.xyz</file> <velocities mode="thermal" units="kelvin">80</velocities>
+    </initialize>
+    <forces><force forcefield="{name}"/></forces>
+    <ensemble><temperature units="kelvin">80</temperature></ensemble>
+    <motion mode="dynamics">
+      <dynamics mode="nve"><timestep units="femtosecond">0.5</timestep></dynamics>
+    </motion>
+  </system>
+"""
+
+
+@pytest.mark.slow
+def test_two_systems_with_ipi(runs):
+    """Each on an <ffsocket> of its own and with its own potential energy; mostly in the same evaluation."""
+    steps = 20
+    structures = {"four": argon(), "three": argon()[:3]}
+    for name, atoms in structures.items():
+        write(runs.folder / f"{name}.xyz", Atoms(atoms.numbers, atoms.positions, cell=atoms.cell))
+    systems = "".join(SYSTEM.format(name=name) for name in structures)
+    ipi = runs.ipi(f"""
+<simulation verbosity="low">
+  <total_steps>{steps}</total_steps> <prng><seed>4</seed></prng>
+  <output prefix="out"><properties filename="energies">[ step, potential ]</properties></output>
+  {systems}
+</simulation>
+""")
+    script = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from ipi_evaluators import harmonic
+from mlffd.drivers.ipi.client import drive
+from mlffd.drivers.ipi.loop import Address
+from mlffd.drivers.ipi.template import read_templates
+names = {list(structures)}
+addresses = [Address({str(runs.folder)!r} + "/" + name) for name in names]
+templates = read_templates([name + ".xyz" for name in names], "none")
+sys.exit(drive(templates, harmonic(0.01), addresses, 20.0, report="report.json"))
+"""
+    driver = runs.start(sys.executable, "-c", script)
+    assert [runs.end(driver), runs.end(ipi)] == [0, 0], runs.output()
+    for name, atoms in structures.items():
+        energy = np.loadtxt(runs.folder / f"{name}_out.energies")[0, 1]
+        assert energy == pytest.approx(0.5 * 0.01 * ((atoms.positions / Bohr) ** 2).sum(), rel=1e-6)
+    assert runs.report()["evaluations"] <= 1.5 * (steps + 1) + 2
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ from mlffd.drivers.ipi.loop import (
 from mlffd.drivers.ipi.protocol import ProtocolError, Session
 from mlffd.drivers.ipi.report import StatusLine, Tally, check_writable, run_facts, say, summary, write_report
 from mlffd.drivers.ipi.template import read_templates
-from mlffd.errors import MlffdError
+from mlffd.errors import ConfigError, MlffdError
 
 CONNECT_TIMEOUT = 60.0  # s
 
@@ -46,7 +46,7 @@ CONNECT_TIMEOUT = 60.0  # s
 def drive(
     templates: Atoms | Sequence[Atoms],
     evaluate: Evaluate,
-    address: Address,
+    address: Address | Sequence[Address],
     connect_timeout: float = CONNECT_TIMEOUT,
     verbose: bool = False,
     report: str | Path | None = None,
@@ -62,17 +62,18 @@ def drive(
 
     Args:
         templates, evaluate, tally, extras: see ``Evaluator``.
-        address: of the server.
+        address: of the server; of each of its force fields, where there are several systems in one run.
         connect_timeout: s to wait for a server; may be infinite.
         verbose: print every message that arrives.
         report: write the closing summary to this file, as JSON.
         facts: go into the report.
-        n_connections: to the server, all of them served by one evaluation at a time.
+        n_connections: to each address, all of them served by one evaluation at a time.
         persist: serve the next server when one has gone.
     """
     tally = tally or Tally(after_each=StatusLine())
     evaluator = Evaluator(templates, evaluate, tally, extras)
-    client = Client(evaluator, address, connect_timeout, n_connections, verbose)
+    addresses = [address] if isinstance(address, Address) else list(address)
+    client = Client(evaluator, addresses, connect_timeout, n_connections, verbose)
     started = time.perf_counter()
     exit_status, ending = 0, "the server said EXIT"
     try:
@@ -96,13 +97,13 @@ class Client:
     def __init__(
         self,
         evaluator: Evaluator,
-        address: Address,
+        addresses: list[Address],
         connect_timeout: float,
         n_connections: int,
         verbose: bool,
     ):
         self.evaluator = evaluator
-        self.address = address
+        self.addresses = addresses
         self.connect_timeout = connect_timeout
         self.n_connections = n_connections
         self.verbose = verbose
@@ -116,42 +117,52 @@ class Client:
         """
         self.stop.install()
         self.evaluator.warm_up()
-        say(f"{'; '.join(map(describe, self.evaluator.templates.values()))}; calling {self.address}")
+        where = " and ".join(map(str, self.addresses))
+        say(f"{'; '.join(map(describe, self.evaluator.templates.values()))}; calling {where}")
         while True:
-            sock = connect(self.address, self.connect_timeout)
-            self.connections = [self.connection(sock)]
             ending = "the server said EXIT"
             try:
                 self.serve()
             except ServerGone as error:
-                if not persist:
+                if not (persist and self.connections):  # without a connection there was none in time
                     raise
                 ending = str(error)
             if not persist:
                 return
             self.stop.check()
             if self.connections[0].session.greeted:  # else it was a server that was leaving already
-                say(f"{ending}; waiting for the next one at {self.address}")
+                say(f"{ending}; waiting for the next one at {where}")
             time.sleep(RETRY_INTERVAL)
 
     def serve(self) -> None:
-        """Serves until the server has gone, and closes in good order whatever happens."""
+        """Serves one server until it has gone, and closes in good order whatever happens."""
+        self.connections = []
         try:
-            serve(self.connections, self.evaluator, self.stop, self.another, self.n_connections)
+            for address in self.addresses:
+                sock = connect(address, self.connect_timeout)
+                self.connections.append(self.connection(sock, address))
+            n_connections = self.n_connections * len(self.addresses)
+            serve(self.connections, self.evaluator, self.stop, self.another, n_connections)
         finally:
             close(self.connections)
 
     def another(self) -> Connection | None:
-        """One more connection, if it is to be had at once."""
-        sock = attempt(self.address, ATTEMPT)
-        return None if sock is None else self.connection(sock)
+        """One more connection, if it is to be had at once. i-PI does one handshake after the other: one more
+        would only fill its short queue."""
+        for address in self.addresses:
+            there = [connection for connection in self.connections if connection.address == address]
+            if len(there) < self.n_connections and all(connection.session.greeted for connection in there):
+                sock = attempt(address, ATTEMPT)
+                if sock is not None:
+                    return self.connection(sock, address)
+        return None
 
-    def connection(self, sock) -> Connection:
+    def connection(self, sock, address: Address) -> Connection:
         """The conversation on a new socket."""
         session = Session(self.evaluator.atom_counts)
         if self.verbose:
             session.on_message = say
-        return Connection(sock, session)
+        return Connection(sock, session, address)
 
 
 def describe(template: Atoms) -> str:
@@ -197,7 +208,10 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
 
     add = parser.add_argument_group("where i-PI listens").add_argument
-    add("-u", "--unix", metavar="NAME", help="the <address> of <ffsocket mode='unix'>")
+    add(
+        "-u", "--unix", action="append", metavar="NAME",
+        help="the <address> of <ffsocket mode='unix'>; once for each system of the run",
+    )  # fmt: skip
     add("--host", help="the <address> of <ffsocket mode='inet'>")
     add("--port", type=whole_number, default=31415, help="its <port> (default %(default)s)")
     add("--socket-prefix", default="/tmp/ipi_", help="what i-pi -S was given (default %(default)s)")
@@ -267,13 +281,26 @@ def as_number(text: str) -> float:
         return math.nan
 
 
-def address_of(options) -> Address:
+def addresses_of(options) -> list[Address]:
     """Where the options say that the server listens."""
-    if bool(options.unix) == bool(options.host):
+    names = options.unix or []
+    if bool(names) == bool(options.host) or not all(names):
         parser().error("say where i-PI listens: -u NAME, or --host HOST and --port PORT")
-    if options.unix:
-        return Address(path=f"{options.socket_prefix}{options.unix}")
-    return Address(host=options.host, port=options.port)
+    if names:
+        return [Address(path=f"{options.socket_prefix}{name}") for name in dict.fromkeys(names)]
+    return [Address(host=options.host, port=options.port)]
+
+
+def templates_of(options, n_addresses: int) -> list[Atoms]:
+    """One a system. ConfigError where they share an <ffsocket>: as many atoms of each system as the first one
+    there has are what i-PI sends then, if it does not break down."""
+    templates = read_templates(options.template, options.pbc)
+    if len(templates) > n_addresses:
+        raise ConfigError(
+            f"{len(templates)} systems and {n_addresses} address: i-PI cannot have systems of different "
+            "sizes on one <ffsocket>; give each one of its own, and name them all with -u"
+        )
+    return templates
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -292,7 +319,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(options) -> int:
     """Loads what the options name, and drives."""
-    address, templates = address_of(options), read_templates(options.template, options.pbc)
+    addresses = addresses_of(options)
+    templates = templates_of(options, len(addresses))
     if options.report is not None:
         check_writable(options.report)
     from mlffd.drivers.ipi.students import answering, load_engines  # late: importing torch takes seconds
@@ -302,7 +330,7 @@ def run(options) -> int:
     return drive(
         templates,
         answering(engines, options.bundle, options.guard),
-        address,
+        addresses,
         connect_timeout_of(options),
         options.verbose,
         options.report,

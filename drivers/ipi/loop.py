@@ -125,9 +125,10 @@ class StopSignal:
 class Connection:
     """A socket and the conversation on it. Neither reading nor writing waits."""
 
-    def __init__(self, sock: socket.socket, session: Session):
+    def __init__(self, sock: socket.socket, session: Session, address: Address | None = None):
         self.sock = sock
         self.session = session
+        self.address = address
         self.at_end = False
         self.arrived_at = time.monotonic()  # when the latest bytes came
         self._outgoing = bytearray()
@@ -228,9 +229,8 @@ def serve(
 ) -> None:
     """Answers until the server has said EXIT on every connection.
 
-    Up to ``n_connections``, ``another`` is called for one more connection whenever the handshake of the one
-    before is over, since i-PI does one after the other; None means not now. They are appended to
-    ``connections``, whose closing is left to the caller.
+    Up to ``n_connections``, ``another`` is asked for one more again and again; None means not now. They are
+    appended to ``connections``, whose closing is left to the caller.
 
     Raises ServerGone, ProtocolError, NoAnswer or Stopped.
     """
@@ -280,7 +280,7 @@ class Loop:
 
     def open_another(self) -> None:
         """Opens one more connection where it is time for it."""
-        if len(self.connections) < self.n_connections and self.connections[-1].session.greeted:
+        if len(self.connections) < self.n_connections:
             connection = self.another()
             if connection is not None:
                 self.connections.append(connection)
@@ -345,8 +345,9 @@ class Loop:
         asking = [connection for connection in active if connection.session.request]
         if not asking or any(connection.session.mid_message for connection in active):
             return
-        latest = max(connection.arrived_at for connection in active)
-        if len(asking) < len(active) and time.monotonic() - latest < GATHERING:
+        greeted = [connection for connection in active if connection.session.greeted]
+        latest = max(connection.arrived_at for connection in greeted)
+        if len(asking) < len(greeted) and time.monotonic() - latest < GATHERING:
             return
         self.asking = asking
         requests = [connection.session.request for connection in asking]

@@ -20,7 +20,8 @@ HEADER_LENGTH = 12
 LONGEST_INIT = 1 << 20  # bytes; i-PI's own are a few dozen, so more means that we lost the thread
 
 ONE_SIZE_A_BATCH = (
-    "give each system an <ffsocket> and a driver of its own, or leave out <batch_size> and use -n"
+    "i-PI cannot mix systems of different sizes in one batch: give each system an <ffsocket> of its own, "
+    "and the driver a -u for each"
 )
 
 SHARED_MEMORY = b"ipi_shm_"  # the names that mode='shm' sends after two integers, in place of structures
@@ -171,9 +172,7 @@ class Session:
     def why_unfinished(self) -> str:
         """What a message may lack that has begun and does not go on."""
         if self.batch_size > 1 and self._buffer.endswith(header("GETFORCE")):
-            return (
-                f"it sent systems of different sizes in one batch, which i-PI cannot do: {ONE_SIZE_A_BATCH}"
-            )
+            return ONE_SIZE_A_BATCH
         return f"{len(self._buffer)} bytes of it have arrived"
 
     def _int32(self, offset: int) -> int | None:
@@ -209,10 +208,6 @@ class Session:
     def _on_init(self, body: bytes) -> bytes:
         self.parameters = parse_parameters(body[8:].decode("utf-8", errors="replace"))
         self.batch_size = batch_size_in(self.parameters.pop("batch_size", "1"))
-        if self.batch_size > 1 and len(self.atom_counts) > 1:
-            raise ProtocolError(
-                f"i-PI cannot mix systems of different sizes in one batch: {ONE_SIZE_A_BATCH}"
-            )
         self.initialized = True
         self.on_message(f"batches of {self.batch_size}; parameters {self.parameters}")
         return b""
