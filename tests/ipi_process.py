@@ -31,8 +31,8 @@ ARGON_INPUT = """
     <properties filename="energies" stride="1">[ step, potential, virial_md ]</properties>
     <trajectory filename="pos" stride="1" format="ase">positions{{ase}}</trajectory>
   </output>
-  <ffsocket name="driver" mode="unix" pbc="false">
-    <address>argon</address>
+  <ffsocket name="driver" mode="{mode}" pbc="false">
+    <address>{address}</address>
     <exit_on_disconnect>{exit_on_disconnect}</exit_on_disconnect>
     <batch_size>{batch_size}</batch_size>
     <latency>1e-3</latency>
@@ -87,12 +87,15 @@ class Runs:
             (self.folder / "input.xml").write_text(text)
         return self.start(command("i-pi"), "-S", f"{self.folder}/", "input.xml")
 
-    def argon(self, steps=1000, n_beads=1, batch_size=1, exit_on_disconnect=True, timestep=2, **more):
+    def argon(
+        self, steps=1000, n_beads=1, batch_size=1, exit_on_disconnect=True, timestep=2, mode="unix",
+        address="argon", **more,
+    ) -> subprocess.Popen:  # fmt: skip
         """i-PI on a small crystal. ``timestep`` in fs; ``more`` are elements of <ffsocket>."""
         write(self.folder / "start.xyz", argon(), format="extxyz")
         text = ARGON_INPUT.format(
             steps=steps, n_beads=n_beads, batch_size=batch_size, exit_on_disconnect=exit_on_disconnect,
-            timestep=timestep,
+            timestep=timestep, mode=mode, address=address,
         )  # fmt: skip
         elements = "".join(f"<{name}>{value}</{name}>" for name, value in more.items())
         return self.ipi(text.replace("</ffsocket>", f"{elements}</ffsocket>"))

@@ -46,54 +46,61 @@ def wait_for_words(runs, process, words: str, times: int = 1):
 # The driver fails
 
 
-@pytest.mark.parametrize(("batch_size", "n_connections"), [(1, 1), (4, 1), (1, 4)])
-def test_driver_killed_while_evaluating(runs, batch_size, n_connections):
+def test_driver_killed_while_evaluating(runs):
     """All that i-PI has sent is read before: the connections end, they are not reset, of which i-PI's thread
     would die; the next driver gets the same structures. Seen to fail with the sockets unread."""
-    ipi = runs.argon(steps=20, n_beads=4, batch_size=batch_size, exit_on_disconnect=False)
-    driver = runs.driver("sleep:10", n_connections=n_connections)
-    runs.wait_for("asleep")
-    driver.kill()
-    assert end_all(runs, runs.driver(HARMONIC, n_connections=n_connections), ipi) == [0, 0], runs.output()
-    assert len(runs.table()) == 21
+    ways = {"single": (1, 1), "batch": (4, 1), "several": (1, 4)}  # batch size, connections
+    started = []
+    for name, (batch_size, n_connections) in ways.items():
+        inside = runs.inside(name)
+        ipi = inside.argon(steps=20, n_beads=4, batch_size=batch_size, exit_on_disconnect=False)
+        started.append((inside, ipi, inside.driver("sleep:10", n_connections=n_connections), n_connections))
+    alone = runs.argon(steps=FOR_EVER)  # ends with its driver
+    started.append((runs, alone, runs.driver("sleep:10"), 0))
+    for inside, ipi, driver, n_connections in started:
+        inside.wait_for("asleep")
+        driver.kill()
+        if n_connections:
+            assert runs.end(inside.driver(HARMONIC, n_connections=n_connections)) == 0, runs.output()
+        assert runs.end(ipi) == 0, runs.output()
+        assert len(inside.table()) == 21 or not n_connections
 
 
-def test_driver_killed_and_no_other_expected(runs):
-    ipi = runs.argon(steps=FOR_EVER, n_beads=4, batch_size=4)
-    driver = runs.driver("sleep:10")
-    runs.wait_for("asleep")
-    driver.kill()
-    assert runs.end(ipi) == 0, runs.output()
+# evaluator, batch size, connections, timestep in fs, and what the driver says in the end
+NO_ANSWER = {
+    "nan": ("nan:20", 1, 1, 2, "the force on atom 0 (Ar) is nan"),
+    "nan-in-a-batch": ("nan:20", 4, 1, 2, "the force on atom 0 (Ar) is nan"),
+    "refused": ("refuse:20", 1, 4, 2, "atoms too close"),
+    "exploding": ("explode:20", 4, 1, 2, "more than 1000 eV/Å"),
+    "timestep": ("argon", 1, 1, 200, "more than 1000 eV/Å"),
+    "out-of-cell": ("harmonic:0", 4, 1, 1e14, "from the origin"),
+}
 
 
-@pytest.mark.parametrize(
-    ("evaluator", "batch_size", "n_connections", "timestep", "words"),
-    [
-        ("nan:20", 1, 1, 2, "force on atom 0 (Ar) is nan"),
-        ("nan:20", 4, 1, 2, "force on atom 0 (Ar) is nan"),
-        ("refuse:20", 1, 4, 2, "atoms too close"),
-        ("explode:20", 4, 1, 2, "more than 1000 eV/Å"),
-        ("argon", 1, 1, 200, "more than 1000 eV/Å"),  # a timestep that is too long
-        ("harmonic:0", 4, 1, 1e14, "from the origin"),
-    ],
-)
-def test_no_answer_ends_the_run(runs, evaluator, batch_size, n_connections, timestep, words):
-    ipi = runs.argon(FOR_EVER, 4, batch_size, timestep=timestep)
-    driver = runs.driver(evaluator, n_connections=n_connections)
-    assert end_all(runs, driver, ipi) == [3, 0], runs.output()
-    assert words in runs.report()["ending"]
-    assert (runs.folder / DUMP).exists()
-    assert runs.report()["exit_status"] == 3
+def test_no_answer_ends_the_run(runs):
+    started = []
+    for name, (evaluator, batch_size, n_connections, timestep, words) in NO_ANSWER.items():
+        inside = runs.inside(name)
+        ipi = inside.argon(FOR_EVER, 4, batch_size, timestep=timestep)
+        started.append((inside, inside.driver(evaluator, n_connections=n_connections), ipi, words))
+    for inside, driver, ipi, words in started:
+        assert end_all(runs, driver, ipi) == [3, 0], runs.output()
+        assert words in inside.report()["ending"]
+        assert inside.report()["exit_status"] == 3
+        assert (inside.folder / DUMP).exists()
 
 
-@pytest.mark.parametrize(("number", "exit_status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signals_end_the_driver_and_the_run(runs, number, exit_status):
-    ipi = runs.argon(FOR_EVER, n_beads=4, batch_size=4)
-    driver = runs.driver(HARMONIC)
-    runs.wait_for("out.energies", 5)
-    driver.send_signal(number)
-    assert end_all(runs, driver, ipi) == [exit_status, 0], runs.output()
-    assert runs.report()["exit_status"] == exit_status
+def test_signals_end_the_driver_and_the_run(runs):
+    started = []
+    for number, exit_status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        inside = runs.inside(number.name)
+        ipi = inside.argon(FOR_EVER, n_beads=4, batch_size=4)
+        started.append((inside, ipi, inside.driver(HARMONIC), number, exit_status))
+    for inside, ipi, driver, number, exit_status in started:
+        inside.wait_for("out.energies", 5)
+        driver.send_signal(number)
+        assert end_all(runs, driver, ipi) == [exit_status, 0], runs.output()
+        assert inside.report()["exit_status"] == exit_status
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
@@ -185,12 +192,20 @@ def test_driver_that_takes_longer_than_the_server_allows(runs):
 
 
 def test_wrong_system_and_wrong_mode(runs):
-    write(runs.folder / "template.xyz", argon()[:3], format="extxyz")
-    for n_connections in (1, 4):
-        ipi = runs.argon(n_beads=4)
-        driver = runs.driver(HARMONIC, "template.xyz", n_connections=n_connections)
+    started = []
+    for name, mode, n_connections, words in (
+        ("single", "unix", 1, "4 atoms, the template has 3"),
+        ("several", "unix", 4, "4 atoms, the template has 3"),
+        ("memory", "shm", 1, "use mode='unix', not 'shm'"),
+    ):
+        inside = runs.inside(name)
+        write(inside.folder / "template.xyz", argon()[:3], format="extxyz")
+        ipi = inside.argon(n_beads=4, mode=mode)
+        driver = inside.driver(HARMONIC, "template.xyz", n_connections=n_connections)
+        started.append((inside, driver, ipi, words))
+    for inside, driver, ipi, words in started:
         assert end_all(runs, driver, ipi) == [5, 0], runs.output()
-        assert "4 atoms, the template has 3" in runs.report()["ending"]
+        assert words in inside.report()["ending"]
 
 
 def listen(path, greeting: bytes):

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""``mlffd-driver`` with real ``i-pi`` processes: its own reference results, energy, stress, failures."""
+"""``mlffd-driver`` with real ``i-pi`` processes: i-PI's own client, energy, stress, shipped inputs."""
 
 import os
 import shutil
+import socket
 import subprocess
 from functools import partial
 
@@ -36,9 +37,9 @@ def trajectory_with(runs, n_beads: int, batch_size: int, driver) -> tuple[np.nda
     return runs.table(), np.array([frame.positions for frame in read(first_bead, ":", format="extxyz")])
 
 
-@pytest.mark.parametrize(("n_beads", "batch_size"), [(1, 1), (6, 1), (6, 6), (6, 4)])
-def test_same_run_as_with_the_driver_of_ipi(runs, n_beads, batch_size):
+def test_same_run_as_with_the_driver_of_ipi(runs):
     """i-PI's own client judges: the same force gives the same run; 4 of 6 beads leave a padded batch."""
+    n_beads, batch_size = 6, 4
 
     def of_ipi():
         where = ["-u", "-a", "argon", "-S", f"{runs.folder}/"]
@@ -70,20 +71,32 @@ def ase_results(atoms: Atoms) -> tuple[float, np.ndarray]:
     return atoms.get_potential_energy() + n_pairs * at_cutoff, -atoms.get_stress()[[0, 1, 2, 5, 4, 3]]
 
 
-def lennard_jones_driver(runs) -> subprocess.Popen:
+def lennard_jones_driver(runs, *where) -> subprocess.Popen:
     """The command itself, with a bundle."""
     architecture = dict(family="lennard_jones", species=[18], cutoff=CUTOFF, epsilon=[EPSILON], sigma=[SIGMA])
     write_bundle(runs.folder / "argon.mlffd", build_student(architecture), {})
-    where = ["-u", "argon", "--socket-prefix", f"{runs.folder}/"]
     how = ["--dtype", "float64", "--report", "report.json"]
     return runs.start(command("mlffd-driver"), "argon.mlffd", "-t", "start.xyz", *where, *how)
 
 
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("localhost", 0))
+        return sock.getsockname()[1]
+
+
 @pytest.mark.parametrize(("n_beads", "batch_size"), [(1, 1), (8, 8)])
 def test_energy_and_stress_along_a_run_are_ase_s(runs, n_beads, batch_size):
+    """One of the two over TCP."""
     steps = 20
-    ipi = runs.argon(steps, n_beads, batch_size)
-    driver = lennard_jones_driver(runs)
+    if batch_size == 1:
+        port = free_port()
+        ipi = runs.argon(steps, n_beads, mode="inet", address="localhost", port=port)
+        driver = lennard_jones_driver(runs, "--host", "localhost", "--port", port)
+    else:
+        ipi = runs.argon(steps, n_beads, batch_size)
+        driver = lennard_jones_driver(runs, "-u", "argon", "--socket-prefix", f"{runs.folder}/")
     assert [runs.end(driver), runs.end(ipi)] == [0, 0], runs.output()
     beads = [read(runs.folder / f"out.pos_{k}.extxyz", index=":") for k in range(n_beads)]
     table = runs.table()
