@@ -177,6 +177,32 @@ def test_a_connection_that_the_server_never_took_is_forgotten():
     close(connections)
 
 
+def test_the_connection_after_one_that_the_server_dropped(tmp_path, monkeypatch):
+    """It gets the same file descriptor. Seen to wait for ever with the first one's still watched."""
+    monkeypatch.setattr(loop, "FAREWELL", 0.3)
+    address = Address(path=str(tmp_path / "one"))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address.path)
+        listener.listen(4)
+        listener.settimeout(TIME_LIMIT)
+        two = client.Client(Evaluator(argon(), harmonic(0.01)), [address], TIME_LIMIT, 2, False)
+        thread = threading.Thread(target=two.serve, daemon=True)
+        thread.start()
+        servers = []
+        for is_taken in (True, False, True):
+            servers.append(ipi_sockets.Driver(listener.accept()[0]))
+            servers[-1].settimeout(TIME_LIMIT)
+            if not is_taken:
+                servers.pop().close()
+                continue
+            servers[-1].send_msg("status")
+            assert servers[-1].recv(12) == b"NEEDINIT    "
+        for server in servers:
+            server.shutdown()
+        thread.join(TIME_LIMIT)
+        assert not thread.is_alive()
+
+
 def test_systems_of_different_sizes_in_one_batch(monkeypatch):
     """Too short or too long for as many structures of the first one's size: told in a line, not answered."""
     monkeypatch.setattr(loop, "PATIENCE", 0.2)

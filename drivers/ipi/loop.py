@@ -332,13 +332,19 @@ class Loop:
                 self.introduced = True
                 self.evaluator.tally.learn(session.parameters, session.batch_size)
             if connection.at_end and not session.greeted and len(active) > 1:
-                self.connections.remove(connection)  # the server has not taken it; the others know the rest
-                connection.sock.close()
+                self.forget(connection)  # the server has not taken it; the others know the rest
             elif connection.at_end and not (session.finished or session.request):
                 raise ServerGone("the server closed the connection without EXIT")
             if session.mid_message and time.monotonic() - connection.arrived_at > PATIENCE:
                 paused = f"the server paused for {PATIENCE:g} s in the middle of a message"
                 raise ProtocolError(f"{paused}: {session.why_unfinished()}")
+
+    def forget(self, connection: Connection) -> None:
+        """Closes one connection. The next may get its file descriptor, which nobody must watch then."""
+        if connection in self.selector.get_map():
+            self.selector.unregister(connection)
+        self.connections.remove(connection)
+        connection.sock.close()
 
     def evaluate(self, active: list[Connection]) -> None:
         """Begins an evaluation of all that is asked for, unless more is about to be."""
