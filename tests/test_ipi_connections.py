@@ -3,6 +3,7 @@
 
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -271,6 +272,33 @@ def test_hosts_and_servers_that_are_not_there():
     ):
         with pytest.raises(loop.ServerGone, match=complaint):
             connect(address, 0.0)
+
+
+@pytest.mark.parametrize("nobody", ["2>&-", "2>/dev/full", "2>&1 | true"])
+def test_a_run_goes_on_where_nobody_can_be_told(tmp_path, nobody):
+    """Standard error closed, full, or a pipe without a reader. Seen to end in an exception, or status 120."""
+    write(tmp_path / "start.xyz", argon(), format="extxyz")
+    script = Path(__file__).parent / "ipi_evaluators.py"
+    words = "harmonic:0.1 --template start.xyz --path nowhere --connect-timeout 0.5 --report report.json"
+    line = f"({sys.executable} {script} {words}; echo $? > status) {nobody}"
+    subprocess.run(["sh", "-c", line], cwd=tmp_path, timeout=TIME_LIMIT)
+    assert (tmp_path / "status").read_text() == "4\n"
+    assert "no server at nowhere" in (tmp_path / "report.json").read_text()
+
+
+def test_closed_streams_are_stood_in_for():
+    """Seen to fail: a socket with the number 2, so that i-PI gets what libraries print."""
+    script = """
+import os
+from mlffd.drivers.ipi.report import open_standard_streams
+open_standard_streams()
+os.write(2, b"unheard")
+os._exit(os.open(os.devnull, os.O_RDONLY))
+"""
+    ended = subprocess.run(
+        ["sh", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, script], timeout=TIME_LIMIT
+    )
+    assert ended.returncode == 3
 
 
 IPI_INPUT = """

@@ -36,7 +36,16 @@ from mlffd.drivers.ipi.loop import (
     serve,
 )
 from mlffd.drivers.ipi.protocol import ProtocolError, Session
-from mlffd.drivers.ipi.report import StatusLine, Tally, check_writable, run_facts, say, summary, write_report
+from mlffd.drivers.ipi.report import (
+    StatusLine,
+    Tally,
+    check_writable,
+    open_standard_streams,
+    run_facts,
+    say,
+    summary,
+    write_report,
+)
 from mlffd.drivers.ipi.template import read_templates
 from mlffd.errors import ConfigError, MlffdError
 
@@ -305,6 +314,7 @@ def templates_of(options, n_addresses: int) -> list[Atoms]:
 
 def main(argv: list[str] | None = None) -> int:
     """The console script."""
+    open_standard_streams()
     options = parser().parse_args(argv)
     StopSignal().install()
     try:

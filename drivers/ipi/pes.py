@@ -173,9 +173,11 @@ def end(error: NoAnswer | ProtocolError) -> None:
 
 def leave(exit_status: int) -> None:
     """Ends the process from whichever thread; the last that i-PI does."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(exit_status)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:  # they may be full or closed
+        os._exit(exit_status)
 
 
 def connected_sockets() -> list[socket.socket]:

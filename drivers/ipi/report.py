@@ -27,9 +27,33 @@ PACKAGES = ("mlffd", "torch", "numpy", "ase", "ipi")
 
 def say(text: str) -> None:
     """One line or more for the user, even where a status line stands."""
-    clear = "\r\x1b[K" if sys.stderr.isatty() else ""
-    lines = "".join(f"mlffd-driver: {line}\n" for line in text.splitlines())
-    print(f"{clear}{lines}", end="", file=sys.stderr, flush=True)
+    clear = "\r\x1b[K" if on_terminal() else ""
+    tell(clear + "".join(f"mlffd-driver: {line}\n" for line in text.splitlines()))
+
+
+def tell(text: str) -> None:
+    """To standard error. Once that is full or broken nobody is told any more, and the run goes on."""
+    if sys.stderr is None:  # or closed from the beginning
+        return
+    try:
+        print(text, end="", file=sys.stderr, flush=True)
+    except OSError:
+        sys.stderr = None  # what is left in it would spoil the exit status
+
+
+def on_terminal() -> bool:
+    """Whether somebody may be looking on."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def open_standard_streams() -> None:
+    """Has the null device stand in for those that are closed. A socket would get their numbers, and i-PI what
+    libraries print there."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
 
 
 class Durations:
@@ -221,7 +245,7 @@ class StatusLine:
     line after 1, 2, 4, ... seconds and then once a minute."""
 
     def __init__(self):
-        self.on_terminal = sys.stderr.isatty()
+        self.on_terminal = on_terminal()
         self.interval = STATUS_INTERVAL if self.on_terminal else 1.0
         self.due_at = time.monotonic() + self.interval
         self.shown: Moment | None = None
@@ -241,7 +265,7 @@ class StatusLine:
         """Where it belongs; a terminal would not take back a line that is wider than itself."""
         if self.on_terminal:
             width = shutil.get_terminal_size().columns - 1
-            print(f"\r\x1b[K{line[:width]}", end="", file=sys.stderr, flush=True)
+            tell(f"\r\x1b[K{line[:width]}")
         else:
             say(line)
             self.interval = min(2.0 * self.interval, LONGEST_INTERVAL)
