@@ -46,7 +46,6 @@ from routes import trajectory
 
 import mlffd.engine
 import mlffd.neighbors
-import mlffd.predict
 from mlffd import Engine
 from mlffd.files import write_atomically
 from mlffd.kernels import cpu
@@ -76,7 +75,7 @@ WATCHED = [
     ("edge vectors", cpu, "edge_vectors"),
     ("edge vectors", mlffd.neighbors.Edges, "vectors"),
     ("graph", mlffd.engine, "from_edges"),
-    ("student", mlffd.predict, "pair_gradient"),
+    ("student", mlffd.engine, "pair_gradient"),
     ("kernel", cpu.CpuKernel, "evaluate"),
     ("force sums", cpu, "sum_forces"),
 ]
