@@ -96,11 +96,18 @@ def test_signals_end_the_driver_and_the_run(runs):
         inside = runs.inside(number.name)
         ipi = inside.argon(FOR_EVER, n_beads=4, batch_size=4)
         started.append((inside, ipi, inside.driver(HARMONIC), number, exit_status))
-    for inside, ipi, driver, number, exit_status in started:
+    ipi = runs.argon(FOR_EVER, n_beads=4, batch_size=4)
+    busy = runs.driver("sleep:10")
+    for inside, ipi_inside, driver, number, exit_status in started:
         inside.wait_for("out.energies", 5)
         driver.send_signal(number)
-        assert end_all(runs, driver, ipi) == [exit_status, 0], runs.output()
+        assert end_all(runs, driver, ipi_inside) == [exit_status, 0], runs.output()
         assert inside.report()["exit_status"] == exit_status
+    runs.wait_for("asleep")
+    busy.terminate()
+    wait_for_words(runs, busy, "stopping after this evaluation; at once at the next signal")
+    busy.terminate()
+    assert end_all(runs, busy, ipi) == [143, 0], runs.output()
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
