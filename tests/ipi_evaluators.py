@@ -101,7 +101,7 @@ class Recorder:
 
 class Spoiled:
     """Good until a number of calls is reached; then ``how`` says: NaN, or forces beyond all bounds, or a
-    refusal, or an answer that never comes, or one that comes after a second."""
+    refusal, or no memory, or an answer that never comes, or one that comes after a second."""
 
     def __init__(self, evaluate, good_calls: int, how: str):
         self.evaluate, self.good_calls, self.how = evaluate, good_calls, how
@@ -113,6 +113,8 @@ class Spoiled:
             return results
         if self.how == "refuse":
             raise StructureError("atoms too close")
+        if self.how == "memory":
+            raise MemoryError("none left")
         if self.how == "sleep":
             Path("asleep").touch()
             time.sleep(3600)

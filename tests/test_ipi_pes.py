@@ -209,9 +209,9 @@ __DRIVER_CLASS__ = "SpoiledDriver"
 
 
 class SpoiledDriver(StudentDriver):
-    def __init__(self, good_calls, **parameters):
+    def __init__(self, good_calls, how="nan", **parameters):
         super().__init__(**parameters)
-        self.evaluator.evaluate = Spoiled(self.evaluator.evaluate, good_calls, "nan")
+        self.evaluator.evaluate = Spoiled(self.evaluator.evaluate, good_calls, how)
 """
 
 
@@ -247,6 +247,17 @@ def test_no_answer_ends_i_pi(runs, threaded, good_calls):
     assert runs.end(ipi) == 3, runs.output()
     assert_stopped_before_nan(runs, ipi, good_calls)
     assert (runs.folder / "RESTART").exists()
+
+
+@pytest.mark.slow
+def test_errors_that_nobody_expects_end_i_pi(runs):
+    """Caught: a hang where they ended the polling thread alone."""
+    lay_out_spoiled_student(runs)
+    spoiled = ffdirect("direct", "argon.mlffd", 4, True, "spoiled.py", ", good_calls: 5, how: memory")
+    ipi = start_argon(runs, spoiled, '<force forcefield="direct"/>', ENERGIES, 1000, n_beads=4)
+    assert runs.end(ipi) == 1, runs.output()
+    assert "mlffd-driver: MemoryError: none left\n" in ipi.log.read_text()
+    assert len(np.loadtxt(runs.folder / "out.energies")) == 5
 
 
 @pytest.mark.slow

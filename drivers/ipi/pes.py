@@ -23,6 +23,9 @@ import os
 import socket
 import sys
 import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -108,10 +111,8 @@ class StudentDriver(Dummy_driver):
 
     def _results(self, cells: list, positions: list) -> list[tuple]:
         self.evaluator.tally.waited(time.perf_counter() - self._answered_at)
-        try:
+        with errors_end_all():
             answers = self.evaluator(requests_from(cells, positions, self.evaluator.atom_counts))
-        except (NoAnswer, ProtocolError) as error:
-            end(error)
         self._answered_at = time.perf_counter()
         return [
             result
@@ -157,18 +158,34 @@ def requests_from(cells: list, positions: list, atom_counts: set[int]) -> list[R
     return requests
 
 
-def end(error: NoAnswer | ProtocolError) -> None:
-    """Ends the simulation; i-PI would carry on with whatever it got. Raises SystemExit in this thread.
+@contextmanager
+def errors_end_all() -> Iterator[None]:
+    """Ends the simulation with any error: of one that ends its polling thread alone, i-PI hangs.
+
+    Raises SystemExit in this thread.
+    """
+    try:
+        yield
+    except (NoAnswer, ProtocolError) as error:
+        end(str(error), error.exit_status)
+        raise SystemExit(error.exit_status) from error
+    except BaseException as error:
+        traceback.print_exc()
+        end(f"{type(error).__name__}: {error}", 1)
+        raise SystemExit(1) from error
+
+
+def end(message: str, exit_status: int) -> None:
+    """Ends the simulation; i-PI would carry on with whatever it got.
 
     i-PI's own soft exit closes its outputs and writes RESTART, but leaves with status 0.
     """
-    say(str(error))
+    say(message)
     if softexit.hard_exit:  # the program i-pi, not somebody's script
-        softexit.register_function(leave, error.exit_status)
+        softexit.register_function(leave, exit_status)
     if softexit.tlist:  # there is a simulation in this process, and its other threads have to end, too
-        softexit.trigger(status="bad", message=str(error))
+        softexit.trigger(status="bad", message=message)
     close([Connection(sock, Session(())) for sock in connected_sockets()])
-    raise SystemExit(error.exit_status)
 
 
 def leave(exit_status: int) -> None:
