@@ -20,7 +20,7 @@ from mlffd.files import write_atomically
 ENSEMBLES = ("nvt", "pimd", "npt")
 BEADS = 32  # what water takes at 300 K for its quantum kinetic energy to converge
 TIME_STEP = 0.5  # fs, with hydrogen
-PATH_INTEGRAL_TIME_STEP = 0.25  # fs: the springs between beads are stiffer than the bonds
+PATH_INTEGRAL_TIME_STEP = 0.25  # fs, as is customary: beads reach stiffer parts of the potential
 LATENCY_A_BEAD = 1.5e-4  # s; i-PI queues one bead after another, and a batch is what it finds in the queue
 THERMOSTAT_TIME, BAROSTAT_TIME = 100.0, 500.0  # fs
 LONGEST_ADDRESS = 90  # characters; a unix socket's path has at most 107
@@ -178,13 +178,14 @@ def input_text(atoms: Atoms, files: Files, plan: RunPlan) -> str:
 def comment(atoms: Atoms, files: Files, plan: RunPlan) -> str:
     """What stands at the top: what this is, how to run it, what it leaves, what to change."""
     pressure = f" and {plan.pressure:g} bar" if plan.ensemble == "npt" else ""
+    prefix = without_double_hyphens(files.prefix)
     nuclei = f"quantum nuclei, {plan.beads} beads" if plan.beads > 1 else "classical nuclei"
     return COMMENT.format(
         title=f"{atoms.get_chemical_formula()} at {plan.temperature:g} K{pressure} with {nuclei}: "
         f"{plan.steps} steps of {plan.time_step:g} fs",
         commands="\n".join(f"  {without_double_hyphens(line)}" for line in files.commands(plan)),
-        prefix=without_double_hyphens(files.prefix),
-        beads=PATH_INTEGRAL_COMMENT if plan.beads > 1 else "",
+        prefix=prefix,
+        beads=PATH_INTEGRAL_COMMENT.format(prefix=prefix) if plan.beads > 1 else "",
         killed="" if plan.in_process else KILLED_COMMENT.format(address=plan.address.replace("--", "-?")),
     )
 
@@ -197,9 +198,8 @@ def without_double_hyphens(text: str) -> str:
 def trajectories(plan: RunPlan, stride: int) -> str:
     """Elements that write positions: of the bead; or often of the centroids and rarely of all beads."""
     if plan.beads == 1:
-        return TRAJECTORY.format(name="pos", stride=10 * stride, quantity="positions")
-    centroids = TRAJECTORY.format(name="xc", stride=10 * stride, quantity="x_centroid")
-    return f"{centroids}\n{TRAJECTORY.format(name='pos', stride=100 * stride, quantity='positions')}"
+        return POSITIONS.format(stride=10 * stride)
+    return CENTROIDS.format(stride=10 * stride) + "\n" + POSITIONS.format(stride=100 * stride)
 
 
 def forcefield(files: Files, plan: RunPlan) -> str:
@@ -215,9 +215,8 @@ def forcefield(files: Files, plan: RunPlan) -> str:
     for what, name in names.items():
         if re.search("[,:;{}]", name):
             raise ConfigError(f"i-PI cannot read a {what} whose name has one of , : ; {{ }} in it: {name}")
-    return DIRECT.format(
-        batch=batch, pes=escape(str(PES_FILE)), **{what: escape(name) for what, name in names.items()}
-    )
+    names = {what: escape(name) for what, name in names.items()}
+    return DIRECT.format(**vars(plan), batch=batch, pes=escape(str(PES_FILE)), **names)
 
 
 COMMENT = """\
@@ -233,9 +232,10 @@ crash `i-pi {prefix}.chk`, once total_steps in them is larger.
 PATH_INTEGRAL_COMMENT = """\
 
 All beads of a step are one batch: let batch_size, beads under parameters, and nbeads be the same number.
-Hydrogen takes about 32 at 300 K, more the colder it is; see whether kinetic_cv still grows with more. The
-springs between beads are stiffer than bonds: steps should be shorter than those with classical nuclei.
+Hydrogen takes about 32 at 300 K, more the colder it is; see whether kinetic_cv still grows with more.
+Half the time step of classical nuclei is customary: beads reach stiffer parts of the potential.
 latency: seconds between two looks at the queue; if too short, a step's beads come in several batches.
+ASE reads {prefix}.xc.xyz without its cell, ipi.read_trajectory with it.
 """
 KILLED_COMMENT = """\
 
@@ -285,8 +285,13 @@ ESTIMATORS = {
     False: {"kinetic": "kinetic_md", "pressure_estimator": "pressure_md", "thermostat": "svr"},
     True: {"kinetic": "kinetic_cv", "pressure_estimator": "pressure_cv", "thermostat": "pile_g"},
 }
-TRAJECTORY = """\
-    <trajectory filename="{name}" stride="{stride}" format="ase">{quantity}{{ase}}</trajectory>"""
+POSITIONS = """\
+    <trajectory filename="pos" stride="{stride}" format="ase">positions{{ase}}</trajectory>"""
+# with format="ase" the centroids would be a column of their own, and all atoms of any reader at the origin
+CENTROIDS = """\
+    <trajectory filename="xc" stride="{stride}" format="xyz" cell_units="angstrom">
+      x_centroid{{angstrom}}
+    </trajectory>"""
 SOCKET = """\
   <!-- exit_on_disconnect: without it i-PI waits for ever when the driver ends.
        parameters: from which the driver tells ns/day -->
@@ -301,7 +306,9 @@ DIRECT = """\
   <ffdirect name="student" pbc="false" threaded="true">
     <pes>custom</pes>
     <pes_path>{pes}</pes_path>{batch}
-    <parameters>{{student: {student}, template: {template}}}</parameters>
+    <parameters>
+      {{student: {student}, template: {template}, timestep: {time_step:g}, beads: {beads}}}
+    </parameters>
   </ffdirect>"""
 TARGET_PRESSURE = """
       <pressure units="bar">{pressure:g}</pressure>"""
