@@ -57,6 +57,14 @@ def test_extras_have_the_members_nested_in_atomic_units():
         np.testing.assert_allclose(extras["committee_virial"][k], virial, atol=10**-DECIMALS, rtol=0)
 
 
+def test_extras_of_a_member_gone_mad():
+    """Where the mean still passes for an answer. Caught numbers beyond 64 bits, all told as the same one."""
+    (prediction,) = member(0)([argon()])
+    prediction.forces *= 1e9
+    told = json.loads(committee_extras(prediction))["committee_force"][0]
+    np.testing.assert_allclose(told, prediction.forces.ravel() * Bohr / Hartree, rtol=1e-12)
+
+
 def test_a_single_student_is_a_committee_of_one():
     (prediction,) = member(0)([argon()])
     (of_committee,) = Committee([member(0)])([argon()])
