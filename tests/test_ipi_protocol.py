@@ -12,6 +12,7 @@ from ipi_evaluators import argon, message_stream
 
 from mlffd.drivers.ipi import template
 from mlffd.drivers.ipi.protocol import Answer, Request, Session, encode_answer, header
+from mlffd.drivers.structure_file import read_structure
 from mlffd.errors import ConfigError
 
 
@@ -98,14 +99,20 @@ def test_equal_positions_in_different_cells_are_no_repeats():
 IPI_XYZ = "1\n# CELL(abcABC): {0:.5f} {0:.5f} {0:.5f} 90.0 90.0 60.0 {1}\nAr 1.0 2.0 3.0\n"
 
 
-@pytest.mark.parametrize(("units", "scale"), [("positions{angstrom} cell{angstrom}", 1.0), ("Step: 0", Bohr)])
-def test_template_from_ipi_has_its_cell(tmp_path, units, scale):
+@pytest.mark.parametrize(("units", "of_positions", "of_cell"), [
+    ("positions{angstrom} cell{angstrom}", 1.0, 1.0),
+    ("x_centroid{angstrom}  cell{atomic_unit}", 1.0, Bohr),
+    ("Step: 0", Bohr, Bohr),
+])  # fmt: skip
+def test_structure_from_ipi_has_its_cell(tmp_path, units, of_positions, of_cell):
+    """For all who read structures; the last frame's, with the units it names. Seen to fail with the first
+    frame's cell, and with units looked for under the name of positions."""
     path = tmp_path / "init.xyz"
-    path.write_text(IPI_XYZ.format(12.0, units))
-    atoms = template.read_template(path)
-    assert atoms.pbc.all()
-    np.testing.assert_allclose(atoms.cell.lengths(), 12.0 * scale)
-    np.testing.assert_allclose(atoms.positions, [np.array([1.0, 2.0, 3.0]) * scale])
+    path.write_text(IPI_XYZ.format(9.0, units) + IPI_XYZ.format(12.0, units))
+    for atoms in (template.read_template(path), read_structure(path)):
+        assert atoms.pbc.all()
+        np.testing.assert_allclose(atoms.cell.lengths(), 12.0 * of_cell)
+        np.testing.assert_allclose(atoms.positions, [np.array([1.0, 2.0, 3.0]) * of_positions])
 
 
 def test_template_pbc(tmp_path):
