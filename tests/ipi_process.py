@@ -89,10 +89,11 @@ class Runs:
 
     def argon(
         self, steps=1000, n_beads=1, batch_size=1, exit_on_disconnect=True, timestep=2, mode="unix",
-        address="argon", **more,
+        address="argon", repeat=1, **more,
     ) -> subprocess.Popen:  # fmt: skip
-        """i-PI on a small crystal. ``timestep`` in fs; ``more`` are elements of <ffsocket>."""
-        write(self.folder / "start.xyz", argon(), format="extxyz")
+        """i-PI on a crystal of 4 atoms, repeated along each of its vectors. ``timestep`` in fs; ``more`` are
+        elements of <ffsocket>."""
+        write(self.folder / "start.xyz", argon() * (repeat, repeat, repeat), format="extxyz")
         text = ARGON_INPUT.format(
             steps=steps, n_beads=n_beads, batch_size=batch_size, exit_on_disconnect=exit_on_disconnect,
             timestep=timestep, mode=mode, address=address,

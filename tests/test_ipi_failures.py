@@ -78,6 +78,7 @@ NO_ANSWER = {
 
 
 def test_no_answer_ends_the_run(runs):
+    """Seen to fail, by the time limit, with the check of the forces left out."""
     started = []
     for name, (evaluator, batch_size, n_connections, timestep, words) in NO_ANSWER.items():
         inside = runs.inside(name)
@@ -186,6 +187,23 @@ def test_server_that_was_stopped_for_a_while_or_whose_driver_was(runs):
         runs.wait_for("out.energies", len(runs.table()) + 10)
     (runs.folder / "EXIT").touch()
     assert end_all(runs, driver, ipi) == [0, 0], runs.output()
+
+
+def test_driver_that_reads_too_slowly(runs):
+    """i-PI sends for 0.1 s and drops whoever has not taken all: more than a socket holds, here, and a driver
+    that an overloaded machine keeps waiting. With --persist it comes back, and the run goes on."""
+    ipi = runs.argon(FOR_EVER, 8, 8, exit_on_disconnect=False, repeat=8)  # 400 kB
+    driver = runs.driver("harmonic:0", "start.xyz", "argon", 1, "--persist")
+    runs.wait_for("out.energies", 3)
+    driver.send_signal(signal.SIGSTOP)
+    wait_for_words(runs, ipi, "Timeout in sendall")
+    driver.send_signal(signal.SIGCONT)
+    runs.wait_for("out.energies", len(runs.table()) + 5)
+    assert "without EXIT; waiting for the next one" in driver.log.read_text()
+    (runs.folder / "EXIT").touch()
+    assert runs.end(ipi) == 0, runs.output()
+    driver.terminate()
+    assert runs.end(driver) == 143, runs.output()
 
 
 def test_driver_that_takes_longer_than_the_server_allows(runs):

@@ -77,6 +77,7 @@ def assert_matches_reference(found: Path, folder: Path):
 
 @pytest.mark.parametrize("name", REGRESSIONS)
 def test_regression_of_ipi(runs, name):
+    """Seen to fail where the last of several connections was not answered before the next message."""
     found = sorted(FOLDERS.glob(f"**/regression_tests/tests/{name}/input.xml"))
     if not found:
         pytest.skip(f"no regression tests of i-PI in {FOLDERS}: `make test` brings them, see MLFFD_IPI_TESTS")
@@ -160,6 +161,7 @@ PHYSICS = {
 
 @pytest.mark.parametrize("physics", PHYSICS)
 def test_run_is_the_one_with_a_force_of_ipi(runs, physics):
+    """Seen to fail with answers that go to another connection."""
     n_beads, k, motion, properties = PHYSICS[physics]
     force_field = {"own": OWN_FORCE.format(k=k), "lock": SOCKET.format(more=' matching="lock"')}
     ways = ["own", *WAYS, "lock"] if physics == "nve" else ["own", *WAYS]
