@@ -204,6 +204,27 @@ def test_the_connection_after_one_that_the_server_dropped(tmp_path, monkeypatch)
         assert not thread.is_alive()
 
 
+def test_servers_that_read_nothing_are_left_together(monkeypatch):
+    """As where i-PI is stopped; one that does read gets all. Seen to fail: a farewell after the other."""
+    monkeypatch.setattr(loop, "FAREWELL", 1.0)
+    pairs = [socket.socketpair() for _ in range(20)]
+    connections = [Connection(ours, Session({4})) for ours, _ in pairs]
+    for connection in connections:
+        connection._outgoing += bytes(10**6)
+        connection.send()
+    thread = threading.Thread(target=close, args=(connections,), daemon=True)
+    thread.start()
+    last, received = pairs[-1][1], 0
+    last.settimeout(TIME_LIMIT)
+    while chunk := last.recv(1 << 20):
+        received += len(chunk)
+    thread.join(TIME_LIMIT)
+    assert not thread.is_alive()
+    assert received == 10**6
+    for _, theirs in pairs:
+        theirs.close()
+
+
 def test_systems_of_different_sizes_in_one_batch(monkeypatch):
     """Too short or too long for as many structures of the first one's size: told in a line, not answered."""
     monkeypatch.setattr(loop, "PATIENCE", 0.2)

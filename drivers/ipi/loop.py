@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -172,14 +172,11 @@ class Connection:
             self._outgoing.clear()
 
     def leave(self) -> None:
-        """Sends the rest and says that no more will come."""
-        self.sock.settimeout(FAREWELL)
-        try:
-            self.sock.sendall(self._outgoing)
-            self.sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # the other side was quicker
-        self.sock.setblocking(False)
+        """Sends as much of the rest as the socket takes; after the last, says that no more will come."""
+        self.send()
+        if not self._outgoing:
+            with suppress(OSError):  # the other side was quicker
+                self.sock.shutdown(socket.SHUT_WR)
 
 
 def close(connections: Sequence[Connection]) -> None:
@@ -188,13 +185,18 @@ def close(connections: Sequence[Connection]) -> None:
     deadline = time.monotonic() + FAREWELL
     with selectors.DefaultSelector() as selector:
         for connection in connections:
-            connection.leave()
-            selector.register(connection, selectors.EVENT_READ)
+            selector.register(connection, selectors.EVENT_READ | selectors.EVENT_WRITE)
         while selector.get_map() and (remaining := deadline - time.monotonic()) > 0:
-            for key, _ in selector.select(remaining):
-                key.fileobj.receive()
-                if key.fileobj.at_end:
-                    selector.unregister(key.fileobj)
+            for key, events in selector.select(remaining):
+                connection = key.fileobj
+                if events & selectors.EVENT_WRITE:
+                    connection.leave()
+                if events & selectors.EVENT_READ:
+                    connection.receive()
+                if connection.at_end:
+                    selector.unregister(connection)
+                else:
+                    selector.modify(connection, connection.awaits())
     for connection in connections:
         connection.sock.close()
 
