@@ -11,6 +11,7 @@ import pytest
 from ase import Atoms
 from ase.build import molecule
 from ase.io import read
+from ase.units import Bohr
 from ipi_evaluators import Recorder, argon, from_calculator, harmonic, lennard_jones
 from ipi_server import Talk, ask, ask_batch
 
@@ -18,7 +19,7 @@ from mlffd.domain import EXPLOSION
 from mlffd.drivers.ipi import evaluator as evaluator_module
 from mlffd.drivers.ipi.checks import FARTHEST, LARGEST_STRETCH, SMALLEST_VOLUME
 from mlffd.drivers.ipi.evaluator import DUMP, Evaluator, NoAnswer
-from mlffd.drivers.ipi.protocol import Request
+from mlffd.drivers.ipi.protocol import ProtocolError, Request
 from mlffd.engine import Engine
 from mlffd.errors import GuardError, StructureError
 from mlffd.neighbors import LARGEST_EXTENT
@@ -121,6 +122,65 @@ def test_structures_are_wrapped_along_periodic_directions_only():
     before, after = (one.get_scaled_positions(wrap=False) for one in (moved, recorder.calls[0][0]))
     np.testing.assert_allclose(after[:, :2], before[:, :2] % 1.0, atol=1e-12)
     np.testing.assert_allclose(after[:, 2], before[:, 2], atol=1e-12)
+
+
+# ---- a template that is not what i-PI starts from ----
+
+
+def tilted_water(pbc=True) -> Atoms:
+    positions = molecule("H2O").positions + [0.0, 1.0, 0.5]
+    return Atoms("OH2", positions, cell=[[7, 0, 0], [2, 6, 0], [-1, 3, 8]], pbc=pbc)
+
+
+def start(template: Atoms, order=(0, 1, 2), of_positions=1.0, of_cell=1.0, move=0.0) -> Request:
+    """What i-PI begins with: atoms in that order, scaled, moved, and some by lattice vectors."""
+    atoms = template[list(order)]
+    atoms.positions = atoms.positions * of_positions + move
+    atoms.cell *= of_cell
+    if template.pbc.all() and of_cell == of_positions == 1.0:
+        atoms.positions += np.array([[0, 0, 0], [1, -2, 0], [0, 0, 3]]) @ atoms.cell.array
+    return request(atoms)
+
+
+@pytest.mark.parametrize("pbc", [True, False, [True, False, True]])
+@pytest.mark.parametrize(("mistake", "said"), [
+    ({"order": (1, 0, 2)}, "another order: its atom 0 is where the template has H"),
+    ({"order": (2, 1, 0)}, "another order"),
+    ({"of_positions": Bohr}, "positions are the template's times 0.5292"),
+    ({"of_positions": 1 / Bohr}, "positions are the template's times 1.8897"),
+])  # fmt: skip
+def test_another_template_is_refused_at_the_start(folder, pbc, mistake, said):
+    """By a run that nothing else would stop. Seen to fail with positions compared without wrapping."""
+    template = tilted_water(pbc)
+    evaluator = Evaluator(template, harmonic(0.1))
+    with pytest.raises(ProtocolError, match=said):
+        evaluator([start(template, **mistake)])
+    assert not (folder / DUMP).exists()
+
+
+def test_another_cell_is_refused_at_the_start():
+    with pytest.raises(ProtocolError, match=r"cell is the template's times 1\.8897"):
+        Evaluator(tilted_water(), harmonic(0.1))([start(tilted_water(), of_cell=1 / Bohr)])
+
+
+@pytest.mark.parametrize("pbc", [True, False, [True, False, True]])
+@pytest.mark.parametrize("fine", [{}, {"order": (0, 2, 1)}, {"move": 0.1}, {"order": (1, 0, 2), "move": 0.1}])
+def test_what_may_be_the_template_s_structure_is_not_refused(pbc, fine):
+    """Seen to fail with atoms, not elements, compared: those of an element may change places."""
+    template = tilted_water(pbc)
+    assert Evaluator(template, harmonic(0.1))([start(template, **fine)])
+
+
+def test_only_the_start_is_compared_of_every_server():
+    """Later on atoms may be anywhere."""
+    template = tilted_water()
+    evaluator = Evaluator(template, harmonic(0.1))
+    other = start(template, (1, 0, 2))
+    evaluator([start(template)])
+    evaluator([other])
+    evaluator.expect_another_server()
+    with pytest.raises(ProtocolError):
+        evaluator([other])
 
 
 # ---- what is refused ----

@@ -146,6 +146,7 @@ class Client:
     def serve(self) -> None:
         """Serves one server until it has gone, and closes in good order whatever happens."""
         self.connections = []
+        self.evaluator.expect_another_server()
         try:
             for address in self.addresses:
                 sock = connect(address, self.connect_timeout)
@@ -153,7 +154,8 @@ class Client:
             n_connections = self.n_connections * len(self.addresses)
             serve(self.connections, self.evaluator, self.stop, self.another, n_connections)
         finally:
-            close(self.connections)
+            with self.stop.held():  # else a signal would take the place of what has gone wrong
+                close(self.connections)
 
     def another(self) -> Connection | None:
         """One more connection, if it is to be had at once. i-PI does one handshake after the other: one more

@@ -17,8 +17,9 @@ from ase import Atoms
 from ase.io import write
 
 from mlffd.drivers.ipi.checks import Fault, faults_of_answer, faults_of_structures
-from mlffd.drivers.ipi.protocol import Answer, Request
+from mlffd.drivers.ipi.protocol import Answer, ProtocolError, Request
 from mlffd.drivers.ipi.report import Tally
+from mlffd.drivers.ipi.template import mistaken_order, mistaken_units
 from mlffd.errors import GuardError, MlffdError
 
 DUMP = "mlffd-driver-failed.xyz"  # and -2, -3, ... where it is there already
@@ -58,6 +59,7 @@ class Evaluator:
         self.tally = tally or Tally()
         self.extras = extras
         self._lent: dict[int, list[Atoms]] = {n_atoms: [] for n_atoms in self.templates}
+        self._started: set[int] = set()  # numbers of atoms of systems that a structure has come for
 
     @property
     def atom_counts(self) -> set[int]:
@@ -68,15 +70,21 @@ class Evaluator:
         """Evaluates the templates, which shows what is wrong with them before anything is connected."""
         self.evaluate([template.copy() for template in self.templates.values()])
 
+    def expect_another_server(self) -> None:
+        """Its first structures will be compared with the templates, as those of the first server are."""
+        self._started.clear()
+
     def __call__(self, requests: Sequence[Request]) -> list[Answer]:
         """One answer a request; of structures that are the same to the last bit, one is evaluated.
 
         Raises NoAnswer, after writing the structures to a file, where the student refuses them, or where
         something is wrong with them or with the results (drivers/ipi/checks.py). Structures and atoms are
-        counted from 0, structures as they are evaluated: those of the first request come first.
+        counted from 0, structures as they are evaluated: those of the first request come first. Raises
+        ProtocolError where the first structure of a system shows that the template is not i-PI's.
         """
         distinct, places = without_repeats(requests)
         structures = self._structures(distinct)
+        self._check_starts(requests)
         started = time.perf_counter()
         predictions = self._predict(structures)
         n_asked = sum(len(request.cells) for request in requests)
@@ -104,6 +112,17 @@ class Evaluator:
             n_lent[n_atoms] += n_structures
             structures += self._filled(request, template, first)
         return structures
+
+    def _check_starts(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            n_atoms = request.positions.shape[1]
+            if n_atoms in self._started:
+                continue
+            self._started.add(n_atoms)
+            template, cell, positions = self.templates[n_atoms], request.cells[0], request.positions[0]
+            mistake = mistaken_units(template, cell, positions) or mistaken_order(template, positions)
+            if mistake:
+                raise ProtocolError(mistake)
 
     def _filled(self, request: Request, template: Atoms, first: int) -> list[Atoms]:
         """Lent objects from number ``first`` on, with the structures of the request."""
