@@ -18,7 +18,7 @@ from ipi_evaluators import Recorder, argon, harmonic, message_stream
 from ipi_server import TIME_LIMIT, Talk, ipi_request, ipi_sockets
 
 from mlffd.drivers.ipi import client, loop
-from mlffd.drivers.ipi.evaluator import Evaluator
+from mlffd.drivers.ipi.evaluator import DUMP, Evaluator
 from mlffd.drivers.ipi.loop import Address, Connection, close, connect, serve
 from mlffd.drivers.ipi.protocol import ProtocolError, Session
 
@@ -496,3 +496,24 @@ def test_signals_at_any_moment(runs):
     waiting.send_signal(signal.SIGINT)
     assert runs.end(waiting) == 130, runs.output()
     assert not any("Traceback" in process.log.read_text() for process in (warming, computing, waiting))
+
+
+@pytest.mark.slow
+def test_a_signal_during_the_farewell_hides_nothing(runs):
+    """The server does not take notice that the driver leaves. Seen to end with 143 and no word of NaN."""
+    write(runs.folder / "start.xyz", argon(), format="extxyz")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(runs.folder / "argon"))
+        listener.listen()
+        listener.settimeout(TIME_LIMIT)
+        driver = runs.driver("nan:1")
+        server, _ = listener.accept()
+        server.sendall(message_stream([argon()]).removesuffix(b"EXIT        "))
+        runs.wait_for(DUMP)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            time.sleep(0.3)
+            driver.send_signal(number)
+        assert runs.end(driver) == 3, runs.output()
+        server.close()
+    assert "the force on atom 0 (Ar) is nan" in driver.log.read_text()
+    assert runs.report()["exit_status"] == 3

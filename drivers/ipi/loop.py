@@ -82,11 +82,11 @@ class Address:
 
 class StopSignal:
     """SIGINT and SIGTERM raise Stopped; while ``deferred``, the first one is remembered and wakes the loop,
-    and a second one ends the process at once."""
+    and a second one ends the process at once; while ``held``, they are remembered."""
 
     def __init__(self):
         self.number = 0
-        self._deferred = False
+        self._deferred = self._held = False
         self._reader, self._writer = socket.socketpair()
 
     def install(self) -> None:
@@ -104,6 +104,15 @@ class StopSignal:
             self._deferred = False
         self.check()
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """For a moment that ends by itself and must not be cut short."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+
     def fileno(self) -> int:
         """Readable once a signal has been remembered."""
         return self._reader.fileno()
@@ -114,9 +123,9 @@ class StopSignal:
             raise Stopped(self.number)
 
     def _on_signal(self, number, frame) -> None:
-        if not self._deferred:
+        if not (self._deferred or self._held):
             raise Stopped(number)
-        if self.number:
+        if self.number and not self._held:
             os._exit(128 + number)  # an evaluation in the other thread would hold up any other exit
         self.number = number
         self._writer.send(b"\0")
