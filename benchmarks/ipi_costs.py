@@ -290,11 +290,12 @@ def run_ipi(plan: Plan, forcefield: ET.Element, clients: Sequence[list] = (), re
 
 def watch(everyone: list[Program], plan: Plan) -> tuple[float | None, float | None]:
     """Waits until all have ended; CPU seconds a step of i-PI and of the others, None if it was too short."""
-    samples, deadline = [], time.monotonic() + TIME_LIMIT
-    while any(one.process.poll() is None for one in everyone):
-        ended_badly = [one for one in everyone if one.process.poll()]
-        if ended_badly:
-            raise BenchmarkError(f"{ended_badly[0]} failed: {last_line(ended_badly[0].printed())}")
+    samples, deadline, running = [], time.monotonic() + TIME_LIMIT, True
+    while running:
+        running = any(one.process.poll() is None for one in everyone)
+        for one in everyone:
+            if one.process.poll():
+                raise BenchmarkError(f"{one} failed: {last_line(one.printed())}")
         if time.monotonic() > deadline:
             raise BenchmarkError(f"{everyone[0]} did not end within {TIME_LIMIT:g} s")
         sample = [n_steps(everyone[0]), *(cpu_seconds(one) for one in everyone)]

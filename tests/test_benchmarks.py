@@ -432,6 +432,17 @@ def test_batches_of_the_driver_are_counted():
     assert ipi_costs.batches([{"report": {"evaluations": 10, "structures": 45}}], plan)["duplicates"] == 5
 
 
+def test_a_client_that_fails_at_its_very_end_is_noticed(tmp_path):
+    """Seen to catch figures of a driver that ended together with i-PI, badly."""
+    plan = ipi_costs.Plan(n_beads=1, student="water", steps=1, warm_up=0)
+    for name in ("ipi", "client"):
+        (tmp_path / name).mkdir()
+    ipi = harness.Program(["sleep", "0.2"], tmp_path / "ipi")
+    client = harness.Program(["sh", "-c", "sleep 0.2; echo the reason; exit 1"], tmp_path / "client")
+    with pytest.raises(BenchmarkError, match="sh failed: the reason"):
+        ipi_costs.watch([ipi, client], plan)
+
+
 @pytest.mark.slow
 def test_costs_of_path_integrals(bundle, tmp_path, monkeypatch):
     """Real i-PI; what it recorded is what the student alone is timed with."""
