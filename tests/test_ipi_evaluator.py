@@ -474,3 +474,61 @@ def test_beads_in_any_order_keep_their_neighbor_lists(folder):
     assert n_built[0] == 32
     assert n_built[-1] == 32
     assert talk.evaluator.tally.structures == 6 * 32
+
+
+def box_of_water(n_molecules: int, pbc, rng) -> Atoms:
+    """Molecules on a grid, each turned at random, in a triclinic cell that is left-handed now and then."""
+    at = np.array(list(np.ndindex(2, 2, 2)))[:n_molecules] * 3.1
+    turns = np.linalg.qr(rng.normal(size=(n_molecules, 3, 3)))[0]
+    positions = molecule("H2O").positions @ turns + at[:, None]
+    tilts = np.tril(rng.uniform(-0.45, 0.45, (3, 3)), -1)
+    cell = 6.2 * (np.diag([1, 1, rng.choice([1, -1])]) + tilts)
+    return Atoms(n_molecules * "OH2", positions.reshape(-1, 3), cell=cell, pbc=pbc)
+
+
+def next_beads(beads: list[Atoms], rng) -> list[Atoms]:
+    """A step, now and then with a strain, jumps by lattice vectors, a flight, or cells that change beads."""
+    beads, what = [atoms.copy() for atoms in beads], rng.choice(["step", "strain", "jumps", "flight", "swap"])
+    for atoms in beads:
+        atoms.positions += rng.normal(scale=0.02, size=atoms.positions.shape)
+        if what == "strain":
+            atoms.set_cell(
+                atoms.cell.array @ (np.eye(3) + rng.normal(scale=0.02, size=(3, 3))), scale_atoms=True
+            )
+        elif what == "jumps":
+            atoms.positions += rng.integers(-3, 4, (len(atoms), 3)) * atoms.pbc @ atoms.cell.array
+        elif what == "flight":
+            atoms.positions += rng.normal(scale=5.0, size=3)
+    if what == "swap":
+        cells = [atoms.cell.array.copy() for atoms in beads]
+        for atoms, k in zip(beads, rng.permutation(len(beads))):
+            atoms.cell[:] = cells[k]
+    return beads
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_came_before_the_answer_is_that_of_a_fresh_student(folder, seed):
+    """Several systems, beads in any order, some twice or in another cell, chunks of any size; against plain
+    PyTorch without kept neighbor lists, on the structures as they were sent. Seen to fail: the list of the
+    place taken without a look, repeats found by their positions alone, cells transposed in wrapping."""
+    rng = np.random.default_rng(seed)
+    dtype, tolerance = ("float32", 1e-4) if seed % 2 else ("float64", 1e-9)
+    fresh = Engine("water", dtype="float64", backend="reference", skin=0.0)
+    directions = rng.permutation([[1, 1, 1], [0, 0, 0], [1, 0, 1]])
+    systems = [box_of_water(n, pbc, rng) for n, pbc in zip((8, 5, 3), directions)]
+    engine = Engine("water", dtype=dtype, max_batch_atoms=int(rng.choice([1, 40, 5000])))
+    evaluator = Evaluator(systems, engine.evaluate)
+    runs = [[atoms.copy() for _ in range(4)] for atoms in systems]
+    for _ in range(5):
+        runs = [next_beads(beads, rng) for beads in runs]
+        asked = [
+            [runs[k][bead] for bead in rng.integers(4, size=rng.integers(1, 6))]
+            for k in rng.permutation(3)[:2]
+        ]
+        asked[0].append(Atoms(asked[0][0], cell=strained(asked[0][0], 0, 1, 1e-3).cell))
+        for structures, answer in zip(asked, evaluator([request(*structures) for structures in asked])):
+            for k, expected in enumerate(fresh.evaluate(structures)):
+                scale = max(1.0, np.abs(expected.forces).max())
+                assert answer.energies[k] == pytest.approx(expected.energy, rel=tolerance)
+                np.testing.assert_allclose(answer.forces[k], expected.forces, atol=tolerance * scale)
+                np.testing.assert_allclose(answer.virials[k], expected.virial, atol=10 * tolerance * scale)
