@@ -228,8 +228,9 @@ def parser() -> argparse.ArgumentParser:
     add("--socket-prefix", default="/tmp/ipi_", help="what i-pi -S was given (default %(default)s)")
     add(
         "-n", "--connections", type=whole_number, default=1, metavar="N",
-        help="connections, for servers that send no batches: i-PI before 3.3, or matching='lock'; as many as "
-        "there are beads, or a divisor of it; with <batch_size> leave it at 1 (default %(default)s)",
+        help="connections, for servers that send no batches: as many as there are beads; before i-PI 3.3 a "
+        "divisor of it does too, with matching='lock' i-PI would wait for ever; with <batch_size> leave it at 1 "
+        "(default %(default)s)",
     )  # fmt: skip
     add(
         "--connect-timeout", type=seconds, metavar="S",
