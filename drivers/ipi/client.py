@@ -229,8 +229,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "-n", "--connections", type=whole_number, default=1, metavar="N",
         help="connections, for servers that send no batches: as many as there are beads; before i-PI 3.3 a "
-        "divisor of it does too, with matching='lock' i-PI would wait for ever; with <batch_size> leave it at 1 "
-        "(default %(default)s)",
+        "divisor of it does too, with matching='lock' i-PI would wait for ever; with <batch_size> leave it "
+        "at 1 (default %(default)s)",
     )  # fmt: skip
     add(
         "--connect-timeout", type=seconds, metavar="S",

@@ -294,7 +294,7 @@ CENTROIDS = """\
     </trajectory>"""
 SOCKET = """\
   <!-- exit_on_disconnect: without it i-PI waits for ever when the driver ends.
-       parameters: from which the driver tells ns/day -->
+       parameters: from which the driver tells ns/day; change them with timestep and nbeads -->
   <ffsocket name="student" mode="unix" pbc="false">
     <address>{address}</address>{batch}
     <latency>{latency:g}</latency>
