@@ -214,8 +214,9 @@ LEFT = np.diag([1.0, 1.0, -1.0])
         (spoiled_cell(lambda cell: cell @ LEFT), "the cell is left-handed"),
         (spoiled_cell(lambda cell: cell * (0.99 * SMALLEST_VOLUME / 39.3) ** (1 / 3)), "0.099 Å^3 an atom"),
         (spoiled_cell(lambda cell: cell * 1.01 * LARGEST_STRETCH), "1.03e+09 times as large"),
+        (spoiled_cell(lambda cell: cell * [[1e-3], [1], [1e3]]), "the cell is only 0.00507 Å thin"),
     ],
-    ids=["nan", "infinite", "far", "cell-nan", "flat", "left", "dense", "wide"],
+    ids=["nan", "infinite", "far", "cell-nan", "flat", "left", "dense", "wide", "thin"],
 )
 def test_structures_beyond_all_bounds_are_not_even_evaluated(folder, spoil, words):
     recorder = Recorder(harmonic(0.0))

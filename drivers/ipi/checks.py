@@ -22,6 +22,8 @@ FARTHEST = 1e8  # Å from the origin, before wrapping
 SMALLEST_VOLUME = 0.1  # Å^3 an atom
 # Vapor of water at 1 mbar takes a million times the volume of the liquid, a hundred times along each vector.
 LARGEST_STRETCH = 1e3  # of the template's lattice vectors, in the mean of the periodic ones; or its inverse
+# Atoms next to their own images, ten times closer than any two are. A fiftieth of it took 11 GB.
+THINNEST = 0.05  # Å, of a cell, between two of its faces
 
 Fault = tuple[int, str]  # which structure, and what is wrong with it
 
@@ -32,7 +34,7 @@ def faults_of_structures(cells: np.ndarray, positions: np.ndarray, template: Ato
     Wrong is a position that is not finite or farther than FARTHEST from the origin; an atom more than
     LARGEST_EXTENT (1e4 Å, the student's own limit) away from the median of all where no direction is
     periodic; and, where one is, a cell that is not finite, without volume, left-handed though the template's
-    is not, with less than SMALLEST_VOLUME an atom or beyond LARGEST_STRETCH.
+    is not, with less than SMALLEST_VOLUME an atom, beyond LARGEST_STRETCH or thinner than THINNEST.
 
     Args:
         cells: (n_structures, 3, 3) Å, rows are lattice vectors; not looked at where nothing is periodic.
@@ -65,13 +67,17 @@ def faults_of_answer(answer: Answer, template: Atoms) -> list[Fault]:
 def _faults_of_cells(cells: np.ndarray, template: Atoms) -> Iterator[Fault]:
     finite = np.isfinite(cells).all(axis=(1, 2))
     cells = np.where(finite[:, None, None], cells, 0.0)
-    stretch = extents(cells, template.pbc) / extents(template.cell.array[None], template.pbc)
+    sizes = extents(cells, template.pbc)
+    stretch = sizes / extents(template.cell.array[None], template.pbc)
+    lengths = np.linalg.norm(cells[:, template.pbc], axis=2)
+    # exact at right angles, else a lower bound
+    thinnest = sizes * lengths.min(axis=1) / np.maximum(lengths.prod(axis=1), 1e-300)
     volumes = np.linalg.det(cells)
     bound = LARGEST_STRETCH ** template.pbc.sum()
     least = SMALLEST_VOLUME * len(template) if template.pbc.all() else 0.0
     flipped = (volumes < 0.0) & (np.linalg.det(template.cell.array) > 0.0)
     fine = finite & (volumes != 0.0) & ~flipped & (np.abs(volumes) >= least)
-    fine &= (stretch <= bound) & (stretch * bound >= 1.0)
+    fine &= (stretch <= bound) & (stretch * bound >= 1.0) & (thinnest >= THINNEST)
     for k in np.flatnonzero(~fine):
         if not finite[k]:
             what = "is not finite"
@@ -81,6 +87,8 @@ def _faults_of_cells(cells: np.ndarray, template: Atoms) -> Iterator[Fault]:
             what = "is left-handed, and the template's is not"
         elif abs(volumes[k]) < least:
             what = f"has {abs(volumes[k]) / len(template):.3g} Å^3 an atom, less than {SMALLEST_VOLUME}"
+        elif thinnest[k] < THINNEST:
+            what = f"is only {thinnest[k]:.3g} Å thin"
         else:
             what = f"is {stretch[k]:.3g} times as large as the template's, beyond {bound:g} or its inverse"
         yield int(k), f"the cell {what}"
