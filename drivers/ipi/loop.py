@@ -2,8 +2,9 @@
 """The loop between i-PI and a student: sockets in, batches to evaluate out.
 
 ``serve`` talks with a server on any number of connections, and evaluates in one batch all that it asks for at
-one time. The student computes in a thread of its own: meanwhile all sockets are drained, since i-PI drops a
-client that has not taken a message within 0.1 s, and hangs where one dies and leaves bytes unread.
+one time. Where more may come meanwhile, the student computes in a thread of its own and all sockets are
+drained, since i-PI drops a client that has not taken a message within 0.1 s, and hangs where one dies and
+leaves bytes unread.
 """
 
 import os
@@ -18,8 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlffd.drivers.ipi.evaluator import Evaluator
-from mlffd.drivers.ipi.protocol import ProtocolError, Session
-from mlffd.drivers.ipi.report import say
+from mlffd.drivers.ipi.protocol import Answer, ProtocolError, Session
 from mlffd.errors import ConfigError, MlffdError
 
 PATIENCE = 30.0  # s that a server may pause in the middle of a message
@@ -27,6 +27,7 @@ GATHERING = 1e-3  # s without news after which a wave of requests has come; i-PI
 FAREWELL = 2.0  # s to wait for the server to notice that we leave
 RETRY_INTERVAL = 0.1  # s between two attempts to connect
 ATTEMPT = 0.05  # s that an attempt to open one more connection may keep the others waiting
+SAID_AT_SIGNAL = b"\nmlffd-driver: stopping after this evaluation; at once at the next signal\n"
 LONGEST_PATH = 107  # bytes of a unix socket's path
 
 
@@ -86,6 +87,7 @@ class StopSignal:
 
     def __init__(self):
         self.number = 0
+        self.evaluating = False
         self._deferred = self._held = False
         self._reader, self._writer = socket.socketpair()
 
@@ -129,6 +131,9 @@ class StopSignal:
             os._exit(128 + number)  # an evaluation in the other thread would hold up any other exit
         self.number = number
         self._writer.send(b"\0")
+        if self.evaluating and not self._held:
+            with suppress(OSError):  # no print: what was interrupted may be in the middle of one
+                os.write(2, SAID_AT_SIGNAL)
 
 
 class Connection:
@@ -140,6 +145,7 @@ class Connection:
         self.address = address
         self.at_end = False
         self.arrived_at = time.monotonic()  # when the latest bytes came
+        self._incoming = memoryview(bytearray(1 << 18))  # kept: a new one takes time
         self._outgoing = bytearray()
         sock.setblocking(False)
 
@@ -156,14 +162,14 @@ class Connection:
     def receive(self) -> None:
         """Takes what has arrived."""
         try:
-            chunk = self.sock.recv(1 << 20)
+            n_bytes = self.sock.recv_into(self._incoming)
         except BlockingIOError:
             return
         except OSError:  # reset, or given up by TCP
-            chunk = b""
-        self.at_end = not chunk
+            n_bytes = 0
+        self.at_end = n_bytes == 0
         self.arrived_at = time.monotonic()
-        self.session.feed(chunk)
+        self.session.feed(self._incoming[:n_bytes])
 
     def advance(self) -> None:
         """Answers what can be answered without an evaluation."""
@@ -283,7 +289,8 @@ class Loop:
             self.wait(active)
             for connection in active:
                 connection.advance()
-            self.hand_out()
+            if self.evaluation is not None and self.evaluation.done():
+                self.hand_out(self.evaluation.result())
             self.check(active)
             if self.evaluation is None:
                 self.stop.check()
@@ -306,8 +313,6 @@ class Loop:
                 self.evaluated.recv(1)
             elif key.fileobj is self.stop:
                 self.selector.unregister(self.stop)  # seen: it stays readable
-                if self.evaluation is not None:
-                    say("stopping after this evaluation; at once at the next signal")
             elif isinstance(key.fileobj, Connection) and events & selectors.EVENT_READ:
                 key.fileobj.receive()
         if self.evaluation is None:
@@ -358,7 +363,7 @@ class Loop:
         connection.sock.close()
 
     def evaluate(self, active: list[Connection]) -> None:
-        """Begins an evaluation of all that is asked for, unless more is about to be."""
+        """Evaluates all that is asked for, or begins to, unless more is about to be asked for."""
         asking = [connection for connection in active if connection.session.request]
         if not asking or any(connection.session.mid_message for connection in active):
             return
@@ -367,15 +372,17 @@ class Loop:
         if len(asking) < len(greeted) and time.monotonic() - latest < GATHERING:
             return
         self.asking = asking
+        self.stop.evaluating = True
         requests = [connection.session.request for connection in asking]
+        if len(active) == self.n_connections and all(c.session.awaits_answer for c in active):
+            self.hand_out(self.evaluator(requests))  # nothing to drain; a thread would cost 0.1 ms
+            return
         self.evaluation = self.worker.submit(self.evaluator, requests)
         self.evaluation.add_done_callback(lambda evaluation: self.wake.send(b"\0"))
 
-    def hand_out(self) -> None:
-        """Sends the answers once they are there."""
-        if self.evaluation is None or not self.evaluation.done():
-            return
-        for connection, answer in zip(self.asking, self.evaluation.result()):
+    def hand_out(self, answers: list[Answer]) -> None:
+        """Sends the answers to those who are asking."""
+        self.evaluation, self.stop.evaluating = None, False
+        for connection, answer in zip(self.asking, answers):
             connection.session.answer(answer)
             connection.advance()
-        self.evaluation = None

@@ -118,7 +118,12 @@ class Session:
         """Whether a part of a message has arrived and its end has not."""
         return self.request is None and len(self._buffer) > 0
 
-    def feed(self, chunk: bytes) -> None:
+    @property
+    def awaits_answer(self) -> bool:
+        """Whether the server has asked for the forces of ``request``: until they come it sends no more."""
+        return self.request is not None and self._buffer == header("GETFORCE")
+
+    def feed(self, chunk: bytes | memoryview) -> None:
         """Takes bytes from the server."""
         self._buffer += chunk
 
