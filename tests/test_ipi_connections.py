@@ -428,6 +428,7 @@ sys.exit(drive(templates, harmonic(0.01), addresses, 20.0, report="report.json")
         energy = np.loadtxt(runs.folder / f"{name}_out.energies")[0, 1]
         assert energy == pytest.approx(0.5 * 0.01 * ((atoms.positions / Bohr) ** 2).sum(), rel=1e-6)
     assert runs.report()["evaluations"] <= 1.5 * (steps + 1) + 2
+    assert runs.report()["steps"] == pytest.approx(steps, abs=1)  # all beads start as one
 
 
 @pytest.mark.slow

@@ -163,6 +163,16 @@ def test_summary(clock, capsys):
     )
 
 
+def test_a_step_is_one_of_every_system(clock):
+    """Seen to fail where two systems side by side go twice as fast as i-PI says."""
+    tally = Tally(n_beads=4, timestep=0.5, n_systems=2)
+    for _ in range(11):
+        clock.evaluate(tally, n_evaluated=8)
+    assert tally.pace().steps_per_second == pytest.approx(1 / 0.13)
+    assert tally.pace().ns_per_day == pytest.approx(0.5e-6 * 86400 / 0.13)
+    assert summary(tally).startswith("11 steps of 4 beads and 2 systems in 11 evaluations of 88 structures")
+
+
 def test_report(clock, tmp_path):
     tally = Tally(n_beads=32, timestep=0.25)
     for _ in range(11):

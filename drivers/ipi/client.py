@@ -82,6 +82,7 @@ def drive(
     tally = tally or Tally(after_each=StatusLine())
     evaluator = Evaluator(templates, evaluate, tally, extras)
     addresses = [address] if isinstance(address, Address) else list(address)
+    tally.n_systems = len(addresses)
     client = Client(evaluator, addresses, connect_timeout, n_connections, verbose)
     started = time.perf_counter()
     exit_status, ending = 0, "the server said EXIT"

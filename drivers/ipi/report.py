@@ -123,12 +123,14 @@ class Pace:
 class Tally:
     """What has been done so far.
 
-    A step is one evaluation of every bead: structures divided by the number of beads. Beads and timestep are
-    those given here, else those that the first server announces, else the batch size and unknown.
+    A step is one evaluation of every bead of every system: structures divided by the numbers of both. Beads
+    and timestep are those given here, else those that the first server announces, else the batch size and
+    unknown.
     """
 
     timestep: float | None = None  # fs
     n_beads: int | None = None
+    n_systems: int = 1  # that one server moves side by side
     evaluations: int = 0  # calls of the student
     structures: int = 0  # structures it evaluated
     repeats: int = 0  # structures answered with a copy of another one's result
@@ -146,7 +148,12 @@ class Tally:
     @property
     def steps(self) -> float:
         """So far; not a whole number while some beads of a step wait for the next batch."""
-        return self.structures / (self.n_beads or 1)
+        return self.structures / self.structures_a_step
+
+    @property
+    def structures_a_step(self) -> int:
+        """As far as is known."""
+        return (self.n_beads or 1) * self.n_systems
 
     def learn(self, parameters: dict[str, str], batch_size: int) -> None:
         """Takes what a server said in INIT: ``beads`` and ``timestep`` (fs) of its parameters, batch size.
@@ -188,7 +195,7 @@ class Tally:
         if evaluations <= 0 or seconds <= 0.0:
             return None
         structures = self.latest.structures - since.structures
-        steps_per_second = structures / (self.n_beads or 1) / seconds
+        steps_per_second = structures / self.structures_a_step / seconds
         model = self.latest.model_seconds - since.model_seconds
         waiting = self.latest.waiting_seconds - since.waiting_seconds
         return Pace(
@@ -204,8 +211,8 @@ class Tally:
         return {
             "evaluations": self.evaluations, "structures": self.structures, "repeats": self.repeats,
             "beads": self.n_beads or 1, "beads_known_from": self.beads_known_from,
-            "timestep_fs": self.timestep,
-            "steps": self.steps, "steps_counted_as": "structures / beads",
+            "systems": self.n_systems, "timestep_fs": self.timestep,
+            "steps": self.steps, "steps_counted_as": "structures / (beads * systems)",
             "pace": pace and asdict(pace),
             "model_seconds": self.model.total, "waiting_seconds": self.waiting.total,
             **self.model.facts("model"), **self.waiting.facts("waiting"),
@@ -234,10 +241,11 @@ def positive_number(text: str) -> float | None:
 def summary(tally: Tally) -> str:
     """The tally in two lines, or in one after a single evaluation."""
     repeats = f" ({tally.repeats} repeats not evaluated)" if tally.repeats else ""
-    beads = f" of {tally.n_beads} beads" if (tally.n_beads or 1) > 1 else ""
-    evaluated = f"{tally.evaluations} evaluations of {tally.structures} structures{repeats}"
-    pace = tally.pace()
-    return f"{tally.steps:.0f} steps{beads} in {evaluated}" + ("" if pace is None else f"\n{pace}")
+    counts = {"beads": tally.n_beads or 1, "systems": tally.n_systems}
+    several = " and ".join(f"{count} {what}" for what, count in counts.items() if count > 1)
+    steps = f"{tally.steps:.0f} steps of {several}" if several else f"{tally.steps:.0f} steps"
+    pace = "" if tally.pace() is None else f"\n{tally.pace()}"
+    return f"{steps} in {tally.evaluations} evaluations of {tally.structures} structures{repeats}{pace}"
 
 
 class StatusLine:
