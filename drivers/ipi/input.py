@@ -21,7 +21,7 @@ ENSEMBLES = ("nvt", "pimd", "npt")
 BEADS = 32  # what water takes at 300 K for its quantum kinetic energy to converge
 TIME_STEP = 0.5  # fs, with hydrogen
 PATH_INTEGRAL_TIME_STEP = 0.25  # fs, as is customary: beads reach stiffer parts of the potential
-LATENCY_A_BEAD = 1.5e-4  # s; i-PI queues one bead after another, and a batch is what it finds in the queue
+LATENCY_A_BEAD = 1.75e-4  # s; i-PI queues one bead after another, and a batch is what it finds in the queue
 THERMOSTAT_TIME, BAROSTAT_TIME = 100.0, 500.0  # fs
 LONGEST_ADDRESS = 90  # characters; a unix socket's path has at most 107
 

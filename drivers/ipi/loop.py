@@ -20,10 +20,12 @@ from pathlib import Path
 
 from mlffd.drivers.ipi.evaluator import Evaluator
 from mlffd.drivers.ipi.protocol import Answer, ProtocolError, Session
+from mlffd.drivers.ipi.report import say
 from mlffd.errors import ConfigError, MlffdError
 
 PATIENCE = 30.0  # s that a server may pause in the middle of a message
 GATHERING = 1e-3  # s without news after which a wave of requests has come; i-PI's next takes less than 0.3 ms
+SILENCE = 60.0  # s without a word from the server, of which the user is then told
 FAREWELL = 2.0  # s to wait for the server to notice that we leave
 RETRY_INTERVAL = 0.1  # s between two attempts to connect
 ATTEMPT = 0.05  # s that an attempt to open one more connection may keep the others waiting
@@ -272,6 +274,8 @@ class Loop:
         self.evaluation: Future | None = None
         self.asking: list[Connection] = []  # those whose requests are being evaluated
         self.introduced = False  # the server's parameters are known
+        self.answered_at = time.monotonic()
+        self.has_told_of_silence = False
         self.evaluated, self.wake = socket.socketpair()
         self.selector.register(self.evaluated, selectors.EVENT_READ)
         self.selector.register(stop, selectors.EVENT_READ)
@@ -294,6 +298,7 @@ class Loop:
             self.check(active)
             if self.evaluation is None:
                 self.stop.check()
+                self.tell_of_silence(active)
                 self.evaluate(active)
 
     def open_another(self) -> None:
@@ -338,7 +343,19 @@ class Loop:
             times.append(GATHERING)
         if len(self.connections) < self.n_connections:
             times.append(RETRY_INTERVAL)
+        if self.evaluation is None and not self.has_told_of_silence:
+            times.append(SILENCE)
         return min(times, default=None)
+
+    def tell_of_silence(self, active: list[Connection]) -> None:
+        """Once: the server may wait for something as well."""
+        latest = max([self.answered_at, *(connection.arrived_at for connection in active)])
+        if not self.has_told_of_silence and time.monotonic() - latest > SILENCE:
+            self.has_told_of_silence = True
+            say(
+                f"no word from the server for {SILENCE:g} s, waiting on; with matching='lock' i-PI begins "
+                "when there are as many connections (-n) as beads"
+            )
 
     def check(self, active: list[Connection]) -> None:
         """Raises ServerGone or ProtocolError where no more can be expected; takes in what INIT has said."""
@@ -382,7 +399,7 @@ class Loop:
 
     def hand_out(self, answers: list[Answer]) -> None:
         """Sends the answers to those who are asking."""
-        self.evaluation, self.stop.evaluating = None, False
+        self.evaluation, self.stop.evaluating, self.answered_at = None, False, time.monotonic()
         for connection, answer in zip(self.asking, answers):
             connection.session.answer(answer)
             connection.advance()
