@@ -51,6 +51,7 @@ from mlffd.environment import sha256_of
 PIMD = ROOT / "ipi_inputs" / "pimd.xml"
 ADDRESS = f"mlffd-costs-{os.getpid()}"
 IPI_DEFAULT_LATENCY = 1e-4  # s
+OF_THIS_MACHINE = ("bundles", "versions", "python", "cpu", "device_name", "commit")  # the file's head has them
 TIME_LIMIT = 900.0  # s, of one run
 ROUTES = {
     "driver": "mlffd-driver, one connection",
@@ -284,6 +285,7 @@ def run_ipi(plan: Plan, forcefield: ET.Element, clients: Sequence[list] = (), re
         seconds = [float(text) for text in IPI_STEP.findall(everyone[0].printed())]
         written = Path(name, "client-0", "report.json")
         said = json.loads(written.read_text()) if written.exists() else {}
+        said = {key: value for key, value in said.items() if key not in OF_THIS_MACHINE}
     (mean,) = repetition_means(seconds, plan.steps, 1, plan.warm_up)
     return Outcome(mean, float(np.median(seconds[plan.warm_up :])), *cpu, said)
 
