@@ -51,7 +51,7 @@ from mlffd.environment import sha256_of
 PIMD = ROOT / "ipi_inputs" / "pimd.xml"
 ADDRESS = f"mlffd-costs-{os.getpid()}"
 IPI_DEFAULT_LATENCY = 1e-4  # s
-OF_THIS_MACHINE = ("bundles", "versions", "python", "cpu", "device_name", "commit")  # the file's head has them
+OF_THIS_MACHINE = ("bundles", "versions", "python", "cpu", "device_name", "commit")  # in the head
 TIME_LIMIT = 900.0  # s, of one run
 ROUTES = {
     "driver": "mlffd-driver, one connection",
