@@ -27,7 +27,7 @@ BACKENDS = ("reference", "cpu")
 SKIN = 0.7  # Å; in liquid water at 300 K a list then lasts 14 steps of 0.5 fs; 0.5 to 0.8 cost the same
 TUNING_SECONDS = 2.0  # after which no larger batch is tried
 TRIALS = 5  # of each of two sizes, one after the other; the fastest counts
-WORTHWHILE = 0.95  # of the time that an atom takes in smaller batches
+WORTHWHILE = 0.9  # of the time that an atom takes in smaller batches; noise does not reach it
 OUT_OF_MEMORY = (MemoryError, torch.cuda.OutOfMemoryError)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 

@@ -152,9 +152,9 @@ def out_of_memory_beyond(largest: int):
     [
         (lambda n: 1e-3 * n, 1),
         (lambda n: 1e-3 * n**1.2, 1),
-        (lambda n: 1e-3 * (n + 1), 16),  # 64 would take 0.95 of the time of 16, and a bit
+        (lambda n: 1e-3 * (n + 1), 16),  # 64 would take 0.96 of the time of 16
         (lambda n: 1e-3 * max(n, 8), 8),
-        (lambda n: 1e-3 * n * max(0.96 ** np.log2(n), 0.88), 4),
+        (lambda n: 1e-3 * n * max(0.93 ** np.log2(n), 0.8), 4),
         (out_of_memory_beyond(16), 8),
         (out_of_memory_beyond(3), 1),
         (out_of_memory_beyond(1), 1),
