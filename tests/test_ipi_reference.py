@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Runs whose result i-PI itself gives: the folders of its regression tests, and inputs of the same physics
+"""Runs whose result i-PI itself gives: the folders of its regression tests, and inputs like them
 that i-PI runs a second time with a force of its own.
 
 The folders come with the source archives of i-PI up to 3.2.0, not with its wheels. ``make test`` puts them
@@ -138,7 +138,6 @@ BAROSTAT = """
           <tau units="femtosecond">50</tau>
           <thermostat mode="langevin"><tau units="femtosecond">50</tau></thermostat>
         </barostat>"""
-BOSONS = '<normal_modes propagator="bab"><nmts>10</nmts><bosons>[1, 2]</bosons></normal_modes>'
 OPTIMIZER = '<motion mode="minimize"><optimizer mode="lbfgs"/></motion>'
 CONSERVED = "[step, potential, conserved, kinetic_cv, spring]"
 
@@ -148,12 +147,10 @@ def thermostatted(ensemble: str, mode: str, more: str = "") -> str:
     return DYNAMICS.format(ensemble=ensemble, more=THERMOSTAT.format(mode=mode) + more)
 
 
-# name: beads, spring constant in Hartree/Bohr^2, <motion> and its neighbors, properties
+# thermostats for beads and bosons are among i-PI's own tests
+# name: beads, spring constant in Hartree/Bohr^2, <motion>, properties
 PHYSICS = {
     "nve": (6, 0.05, DYNAMICS.format(ensemble="nve", more=""), CONSERVED),
-    "pile_g": (6, 0.05, thermostatted("nvt", "pile_g"), CONSERVED),
-    "pile_l": (6, 0.05, thermostatted("nvt", "pile_l"), CONSERVED),
-    "bosons": (4, 0.05, BOSONS + thermostatted("nvt", "pile_l"), "[step, potential, virial_fq, kinetic_td]"),
     "lbfgs": (1, 0.05, OPTIMIZER, "[step, potential]"),
     "gas": (2, 0.0, thermostatted("npt", "langevin", BAROSTAT), "[step, conserved, volume, kinetic_md]"),
 }
