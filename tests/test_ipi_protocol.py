@@ -11,7 +11,7 @@ from ase.units import Bohr
 from ipi_evaluators import argon, message_stream
 
 from mlffd.drivers.ipi import template
-from mlffd.drivers.ipi.protocol import Answer, Request, Session, encode_answer, header
+from mlffd.drivers.ipi.protocol import Answer, Session, encode_answer, header
 from mlffd.drivers.structure_file import read_structure
 from mlffd.errors import ConfigError
 
@@ -77,23 +77,6 @@ def test_extras_arrive(n_structures):
         else:
             results = server._recv_forces_bulk_batch(4, n_structures)
     assert [result[3] for result in results] == [{"Å": [1, 2], "raw": extras[0]}, {}][:n_structures]
-
-
-def test_repeats_count_only_at_the_end():
-    a, b = np.zeros((4, 3)), np.ones((4, 3))
-    nan = np.full((4, 3), np.nan)
-
-    def n_distinct(*positions):
-        return Request(np.zeros((len(positions), 3, 3)), np.array(positions)).n_distinct()
-
-    assert [n_distinct(a), n_distinct(a, b), n_distinct(a, a, b), n_distinct(a, b, b, b)] == [1, 2, 3, 2]
-    assert n_distinct(a, b, a, a) == 3
-    assert n_distinct(b, b, b) == 1
-    assert n_distinct(a, nan, nan) == 3
-
-
-def test_equal_positions_in_different_cells_are_no_repeats():
-    assert Request(np.arange(18.0).reshape(2, 3, 3), np.zeros((2, 4, 3))).n_distinct() == 2
 
 
 IPI_XYZ = "1\n# CELL(abcABC): {0:.5f} {0:.5f} {0:.5f} 90.0 90.0 60.0 {1}\nAr 1.0 2.0 3.0\n"

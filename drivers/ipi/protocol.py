@@ -50,12 +50,6 @@ class Request:
         """From the same shapes as i-PI has them: in Bohr, the columns of a cell its lattice vectors."""
         return cls(cells=cells.transpose(0, 2, 1) * BOHR, positions=positions * BOHR)
 
-    def n_distinct(self) -> int:
-        """How many structures are left when the repeats of the last one at the end are dropped."""
-        flat = np.concatenate([self.cells, self.positions], axis=1).reshape(len(self.cells), -1)
-        differs = np.flatnonzero((flat != flat[-1]).any(axis=1))  # NaN differs from itself: never dropped
-        return min(int(differs[-1]) + 2, len(flat)) if len(differs) else 1
-
 
 @dataclass(frozen=True)
 class Answer:
