@@ -18,7 +18,7 @@ from mlffd.drivers.ipi.protocol import ProtocolError, Session
 ForceRequest = pytest.importorskip("ipi.engine.forcefields", reason="needs the extra `ipi`").ForceRequest
 ipi_sockets = pytest.importorskip("ipi.interfaces.sockets", reason="needs the extra `ipi`")
 
-TIME_LIMIT = 10  # s
+TIME_LIMIT = 30  # s
 
 
 class Talk:
