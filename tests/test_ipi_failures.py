@@ -117,9 +117,8 @@ def test_drivers_of_which_all_but_one_die(runs, batch_size):
     ipi = runs.argon(FOR_EVER, n_beads=3 * batch_size, batch_size=batch_size, exit_on_disconnect=False)
     good = runs.driver(HARMONIC)
     runs.wait_for("out.energies", 5)
-    bad = runs.driver("nan:20")
-    killed = runs.driver("sleep:20")
-    assert runs.end(bad) == 3, runs.output()
+    assert runs.end(runs.driver("nan:20")) == 3, runs.output()
+    killed = runs.driver("sleep:20")  # only now: i-PI gives others nothing to do while one is asleep
     runs.wait_for("asleep")
     killed.kill()
     runs.wait_for("out.energies", len(runs.table()) + 20)
