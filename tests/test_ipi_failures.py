@@ -37,7 +37,7 @@ def end_all(runs, *processes) -> list[int]:
 
 def wait_for_words(runs, process, words: str, times: int = 1):
     """Returns when a process has written those words so often."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while process.log.read_text().count(words) < times:
         assert time.monotonic() < deadline, runs.output()
         time.sleep(0.02)
