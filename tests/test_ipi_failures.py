@@ -12,6 +12,7 @@ import pytest
 from ase.io import write
 from conftest import command
 from ipi_evaluators import argon
+from ipi_process import TIME_LIMIT
 
 from mlffd.drivers.ipi.evaluator import DUMP
 
@@ -37,7 +38,7 @@ def end_all(runs, *processes) -> list[int]:
 
 def wait_for_words(runs, process, words: str, times: int = 1):
     """Returns when a process has written those words so often."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + TIME_LIMIT
     while process.log.read_text().count(words) < times:
         assert time.monotonic() < deadline, runs.output()
         time.sleep(0.02)

@@ -130,7 +130,7 @@ class StopSignal:
         if not (self._deferred or self._held):
             raise Stopped(number)
         if self.number and not self._held:
-            os._exit(128 + number)  # an evaluation in the other thread would hold up any other exit
+            os._exit(128 + number)  # an evaluation, in whichever thread, would hold up any other exit
         self.number = number
         self._writer.send(b"\0")
         if self.evaluating and not self._held:
