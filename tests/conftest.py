@@ -18,8 +18,18 @@ COMMANDS = Path(sysconfig.get_path("scripts"))
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that don't need a second come first, so that a mistake shows early."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    """Tests that don't need a second come first, so that a mistake shows early.
+
+    The fast tests of a file and its slow ones are a group each, which one process runs (pytest-xdist with
+    ``--dist loadgroup``), so that what a file prepares is prepared once.
+    """
+    items.sort(key=is_slow)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(item.path.name + is_slow(item) * " slow"))
+
+
+def is_slow(item) -> bool:
+    return item.get_closest_marker("slow") is not None
 
 
 def pytest_runtest_setup(item):
