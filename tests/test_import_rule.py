@@ -15,6 +15,7 @@ RESTS_ON = {
     "files": [],
     "units": [],
     "domain": ["errors"],
+    "dynamics": ["neighbors"],
     "config": ["errors"],
     "neighbors": ["domain", "errors", "units"],
     "graph": ["neighbors"],
