@@ -1,10 +1,12 @@
 """A student bundle: one file of weights (safetensors) and facts about them (JSON), no code inside."""
 
+import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 import torch
 from ase.data import atomic_numbers
@@ -17,6 +19,8 @@ from mlffd.files import write_atomically
 from mlffd.kernels.block import weight_block
 from mlffd.students import build_student
 from mlffd.students.student import Student
+from mlffd.verdict import KEY as REPORT
+from mlffd.verdict import carried, sentence
 
 FORMAT = 1
 METADATA_KEY = "mlffd"
@@ -27,7 +31,7 @@ ZOO = Path(__file__).parent / "zoo"
 class Bundle:
     """A student in float64 and its metadata: ``format``, ``architecture``, ``units``, ``mlffd_version``, and
     where training wrote them ``name``, ``teacher``, ``labels``, ``training``, ``errors``, ``training_domain``
-    (see mlffd/domain.py)."""
+    (see mlffd/domain.py), ``bars``, and from its fidelity report ``fidelity`` (see mlffd/verdict.py)."""
 
     student: Student
     metadata: dict
@@ -36,6 +40,40 @@ class Bundle:
         """The content of the bundle file."""
         tensors = {name: compact(tensor) for name, tensor in self.student.state_dict().items()}
         return safetensors.torch.save(tensors, {METADATA_KEY: json.dumps(self.metadata, sort_keys=True)})
+
+    @property
+    def name(self) -> str:
+        """On one line; ``student`` where nobody named it."""
+        return " ".join(str(self.metadata.get("name", "student")).split())
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of names, shapes and values of all tensors, whatever the precision they are held in."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.student.state_dict().items()):
+            array = np.ascontiguousarray(tensor.detach().cpu().numpy(), dtype="<f8")
+            digest.update(f"{name} {array.shape} ".encode() + array.tobytes())
+        return digest.hexdigest()
+
+    @property
+    def verdict(self) -> str:
+        """One line: the student's name, and what its fidelity report says of it, computed anew."""
+        known = self.weights_sha256 if REPORT in self.metadata else ""
+        return f"{self.name}: {sentence(self.metadata, known)}"
+
+    def with_report(self, judged: dict) -> "Bundle":
+        """The bundle carrying a judged report (``mlffd.report.judge``) of these weights.
+
+        Raises:
+            BundleError: the report is of other weights.
+        """
+        reported, here = judged.get("student", {}).get("weights_sha256"), self.weights_sha256
+        if reported != here:
+            raise BundleError(
+                f"the report is of weights {str(reported)[:12]}, this student has {here[:12]}: "
+                "run mlffd report for it"
+            )
+        return replace(self, metadata={**self.metadata, REPORT: carried(judged)})
 
     def weight_block(self) -> bytes:
         """The student as compiled kernels read it, also without Python: see mlffd/kernels/block.py.
@@ -59,7 +97,7 @@ def write_bundle(path: str | Path, student: Student, metadata: dict | None = Non
         BundleError: a weight is not finite; nothing is written.
     """
     check_finite(student.state_dict(), str(path))
-    bundle = Bundle(student, complete_metadata(student, metadata or {}))
+    bundle = without_foreign_report(Bundle(student, complete_metadata(student, metadata or {})))
     write_atomically(Path(path), bundle.to_bytes())
     return bundle
 
@@ -73,6 +111,14 @@ def complete_metadata(student: Student, metadata: dict) -> dict:
         mlffd_version=mlffd_version(),
     )
     return {**metadata, **facts}
+
+
+def without_foreign_report(bundle: Bundle) -> Bundle:
+    """The bundle without a fidelity report of other weights, which says nothing of these."""
+    report = bundle.metadata.get(REPORT, {})
+    if isinstance(report, dict) and report.get("weights_sha256") == bundle.weights_sha256:
+        return bundle
+    return replace(bundle, metadata={k: v for k, v in bundle.metadata.items() if k != REPORT})
 
 
 def mlffd_version() -> str:

@@ -8,7 +8,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
-from mlffd.bundle import FORMAT, Bundle, complete_metadata, load_tensors, one_line, parse, upgrade
+from mlffd.bundle import (
+    FORMAT,
+    Bundle,
+    complete_metadata,
+    load_tensors,
+    one_line,
+    parse,
+    upgrade,
+    without_foreign_report,
+)
 from mlffd.errors import BundleError
 from mlffd.students import build_student
 
@@ -21,7 +30,7 @@ def repair(path: str | Path, species: list[int] | None = None, cutoff: float | N
     """A bundle from a bare state dict, or from a bundle whose metadata is wrong.
 
     ``species`` (atomic numbers) and ``cutoff`` (Å) are needed only where the tensors do not tell them.
-    Facts in the old metadata that do not concern the architecture are kept.
+    Facts in the old metadata that do not concern the architecture are kept, but no report of other weights.
 
     Raises:
         BundleError: not a file of tensors, or they are not those of a student this mlffd knows.
@@ -33,7 +42,7 @@ def repair(path: str | Path, species: list[int] | None = None, cutoff: float | N
     except BundleError as error:
         raise BundleError(f"{path}: {one_line(error).removeprefix(f'{path}: ')}") from error
     load_tensors(student, tensors, str(path))
-    return Bundle(student, complete_metadata(student, metadata))
+    return without_foreign_report(Bundle(student, complete_metadata(student, metadata)))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
