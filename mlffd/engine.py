@@ -1,6 +1,5 @@
 """What drivers hold: a student on a device, its neighbor lists, and checks on the way in and out."""
 
-import ctypes
 import math
 import sys
 import time
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
+from mlffd.allocator import keep_freed_memory
 from mlffd.bundle import Bundle, read_bundle
 from mlffd.errors import ConfigError, NonFinitePositionsError, NonFiniteResultError, StructureError
 from mlffd.graph import Exchange, Graph, from_edges
@@ -29,7 +29,6 @@ TUNING_SECONDS = 2.0  # after which no larger batch is tried
 TRIALS = 5  # of each of two sizes, one after the other; the fastest counts
 WORTHWHILE = 0.9  # of the time that an atom takes in smaller batches; noise does not reach it
 OUT_OF_MEMORY = (MemoryError, torch.cuda.OutOfMemoryError)
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 @dataclass(frozen=True, eq=False)
@@ -421,18 +420,6 @@ def chunks(structures: Sequence[Atoms], max_atoms: int) -> Iterator[list[Atoms]]
         n_atoms += len(structure)
     if chunk:
         yield chunk
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep the memory that PyTorch frees after every operation instead of handing it back.
-
-    Getting it again page by page costs a quarter of the time at 1500 atoms. Other C libraries have no such
-    knob and are left alone.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(M_TRIM_THRESHOLD, 2**30)
-        mallopt(M_MMAP_THRESHOLD, 2**25)  # the largest that glibc takes
 
 
 def usable_device(name: str) -> torch.device:

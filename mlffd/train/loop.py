@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from mlffd.allocator import keep_freed_memory
 from mlffd.bundle import Bundle, read_bundle, write_bundle
 from mlffd.dataset.store import LabelledSet
 from mlffd.domain import KEY as DOMAIN
@@ -22,53 +23,12 @@ from mlffd.graph import batch as batch_graphs
 from mlffd.predict import predict
 from mlffd.students import build_student
 from mlffd.students.student import TrainedStudent
+from mlffd.train.config import TrainConfig
 from mlffd.train.domain import training_domain
 from mlffd.train.loss import Target, batch_targets, loss
 from mlffd.train.metrics import batches, evaluate
 
 DTYPE = torch.float32
-# the least and the largest a setting of TrainConfig may be
-BOUNDS = {
-    "epochs": (1, 1e6),
-    "batch_size": (1, 1e6),
-    "learning_rate": (1e-12, 10.0),
-    "final_learning_rate": (0.0, 10.0),
-    "energy_weight": (0.0, 1e12),
-    "force_weight": (0.0, 1e12),
-    "stress_weight": (0.0, 1e12),
-    "validation_fraction": (0.0, 0.9),
-    "average_decay": (0.0, 1.0),
-    "gradient_clip": (1e-12, 1e12),
-    "seed": (0, 2**63 - 1),
-}
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Settings of ``train``; the weights are those of ``mlffd.train.loss.loss``."""
-
-    epochs: int = 100
-    batch_size: int = 2
-    learning_rate: float = 5e-3
-    final_learning_rate: float = 1e-5
-    energy_weight: float = 100.0
-    force_weight: float = 1.0
-    stress_weight: float = 1.0
-    validation_fraction: float = 0.05
-    average_decay: float = 0.999  # of the running average of weights that becomes the student
-    gradient_clip: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self):
-        """Refuse settings that cannot be meant.
-
-        Raises:
-            ConfigError: naming the first such setting.
-        """
-        for name, (low, high) in BOUNDS.items():
-            value = getattr(self, name)
-            if isinstance(value, int | float) and not low <= value <= high:
-                raise ConfigError(f"training setting {name} = {value} is not between {low:g} and {high:g}")
 
 
 @dataclass
@@ -95,6 +55,7 @@ def train(labels: LabelledSet, architecture: dict, config: TrainConfig, output: 
             other labels, sizes or settings.
     """
     architecture = {**architecture, "species": species_of(labels, architecture)}
+    keep_freed_memory()
     torch.manual_seed(config.seed)
     student = build_student(architecture)
     fingerprint = describe_run(labels, student.architecture, config)
@@ -155,7 +116,7 @@ def run_epoch(state: TrainState, training: list, config: TrainConfig) -> float:
     """One pass over the training frames in an order fixed by seed and epoch; returns the mean loss."""
     order = np.random.default_rng([config.seed, state.epoch]).permutation(len(training))
     total_steps = config.epochs * math.ceil(len(training) / config.batch_size)
-    losses = []
+    losses, parameters = [], list(state.student.parameters())
     for graphs, targets in batches([training[k] for k in order], config.batch_size):
         graph, target = batch_graphs(graphs), batch_targets(targets)
         for group in state.optimizer.param_groups:
@@ -170,8 +131,8 @@ def run_epoch(state: TrainState, training: list, config: TrainConfig) -> float:
                 f"the loss became {losses[-1]} in epoch {state.epoch}: lower learning_rate, check labels"
             )
         state.optimizer.zero_grad()
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(state.student.parameters(), config.gradient_clip)
+        value.backward(inputs=parameters)  # and not to the edge vectors, which nobody asks for
+        torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
         state.optimizer.step()
         state.n_steps += 1
         update_average(state, config)
