@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The whole distillation: rounds of sampling, labelling and training, then errors on frames held out."""
 
 import json
@@ -5,23 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
 from ase.calculators.calculator import Calculator as AseCalculator
 
-from mlffd.bundle import Bundle, read_bundle, write_bundle
+from mlffd.bundle import read_bundle, write_bundle
 from mlffd.config import check_keys, read_toml, settings_from
 from mlffd.dataset.label import label
 from mlffd.dataset.plan import plan
 from mlffd.dataset.sample import sample
-from mlffd.dataset.store import LabelledSet, join_labels, read_labels
-from mlffd.domain import KEY as DOMAIN
+from mlffd.dataset.store import join_labels, read_labels
+from mlffd.distill.labels import evaluate_bundle
 from mlffd.errors import ConfigError
 from mlffd.files import write_atomically
 from mlffd.students import build_student
 from mlffd.teachers import load_teacher
-from mlffd.train.domain import training_domain
-from mlffd.train.loop import TrainConfig, labelled_graphs, train
-from mlffd.train.metrics import evaluate
+from mlffd.train.config import TrainConfig
+from mlffd.train.loop import train
 
 SAMPLING_KEYS = ("seed", "calculator", "stages", "train")
 LATEST_STUDENT = "student"  # a sampling calculator of this name is the student of the round before
@@ -147,25 +146,3 @@ class Distillation:
         write_bundle(final, bundle.student, {**bundle.metadata, **facts})
         write_atomically(final.with_suffix(".json"), json.dumps(errors, indent=1) + "\n")
         return errors
-
-
-def evaluate_bundle(bundle_path: Path | str, labels_path: Path | str) -> dict:
-    """Errors of a student on a label file; see ``mlffd.train.metrics.evaluate``."""
-    student = read_bundle(bundle_path).student
-    return evaluate(student, labelled_graphs(read_labels(labels_path), student.cutoff, torch.float64))
-
-
-def with_domain(bundle: Bundle, labels: LabelledSet) -> Bundle:
-    """The bundle with what training saw among its facts (mlffd/domain.py), for one that does not say yet.
-
-    Raises:
-        ConfigError: it was trained on other labels.
-    """
-    trained_on = bundle.metadata.get("labels", {}).get("sha256", labels.hash)
-    if trained_on != labels.hash:
-        raise ConfigError(
-            f"the student was trained on other labels ({trained_on[:12]}, these are {labels.hash[:12]}): "
-            "give all its label files, in the order of training"
-        )
-    frames = labelled_graphs(labels, bundle.student.cutoff, torch.float64)
-    return replace(bundle, metadata={**bundle.metadata, DOMAIN: training_domain(bundle.student, frames)})

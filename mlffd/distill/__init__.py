@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: MIT
+"""From a teacher, a system and conditions to a student with a fidelity report, in one resumable run."""
+
+from mlffd.distill.labels import evaluate_bundle, with_domain
+from mlffd.distill.run import distill
+
+__all__ = ["distill", "evaluate_bundle", "with_domain"]
