@@ -97,7 +97,10 @@ def test_half_a_part_left_by_a_kill_is_no_label(tmp_path):
 @pytest.mark.parametrize("at", ["parts", "file"])
 def test_going_on_with_another_teacher_or_other_frames_is_refused(tmp_path, at):
     path = tmp_path / "labels.h5"
-    begun(path) if at == "parts" else written(path)
+    if at == "parts":
+        begun(path).add(0, frames()[0], *label_of(0, frames()[0]))
+    else:
+        written(path)
     with pytest.raises(LabelError, match="another teacher: version '1', now '2'"):
         begun(path, {**TEACHER, "version": "2"})
     moved = frames()

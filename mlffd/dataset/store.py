@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The label file: structures with a teacher's energies, forces and stresses, in one HDF5 file.
+"""A label file in the making.
 
 While labelling runs, every labelled frame is a small file of its own beside the label file, in
 `<output>.parts`, each written whole or not at all; so a kill at any moment costs the frames under
@@ -7,45 +7,33 @@ way and nothing else. When all frames are in, they are joined into the HDF5 file
 its bytes do not depend on who labelled what when.
 """
 
+import fcntl
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from zipfile import BadZipFile
 
-import h5py
 import numpy as np
-from ase import Atoms
 
+from mlffd.dataset.label_file import (
+    VERSION_KEY,
+    LabelledSet,
+    difference_of_teachers,
+    frame_record,
+    join_labels,
+    read_labels,
+    read_records,
+    write_labels,
+)
 from mlffd.errors import LabelError
 from mlffd.files import replacing, write_atomically
 
-FORMAT, FORMAT_NUMBER = "mlffd labels", 1
-# per-frame arrays, and arrays that run over the atoms of all frames
-FRAME_FIELDS = ("frame_idx", "n_atoms", "cell", "pbc", "energy", "stress")
-ATOM_FIELDS = ("atomic_numbers", "positions", "forces")
+__all__ = ["LabelStore", "LabelledSet", "frames_hash", "join_labels", "read_labels"]
 
-
-@dataclass(frozen=True)
-class LabelledSet:
-    """Labelled structures, in frame order.
-
-    structures: list of ase.Atoms without calculator, info as sampled; energies (n,) eV;
-    forces: list of (n_atoms, 3) eV/Å; stresses (n, 3, 3) eV/Å^3 in ASE's sign, nan where the teacher
-    gives none; metadata: `teacher` (name, version, licence, settings), `frames` (sha256 of what was to be
-    labelled), `n_frames`, `failed` (frame number -> reason); hash: sha256 of all of it.
-    """
-
-    structures: list
-    energies: np.ndarray
-    forces: list
-    stresses: np.ndarray
-    metadata: dict
-    hash: str
-
-    def __len__(self):
-        return len(self.structures)
+BEGIN = "begin.json"  # what is being labelled by whom; parts without it belong to nothing
 
 
 class LabelStore:
@@ -54,48 +42,90 @@ class LabelStore:
     def __init__(self, path):
         self.path = Path(path)
         self.parts = self.path.with_name(self.path.name + ".parts")
+        self.retrying = False
 
-    def begin(self, metadata):
-        """Start a label file for `metadata`, or go on with the one begun; LabelError if it was another."""
+    @contextmanager
+    def locked(self):
+        """Nobody else labels into this file during the block; LabelError if somebody does."""
+        self.parts.mkdir(parents=True, exist_ok=True)
+        with open(self.parts / "lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however it ends
+            except BlockingIOError as error:
+                raise LabelError(f"another process labels into {self.path}: wait for its end") from error
+            except OSError:  # a file system without locks
+                pass
+            try:
+                yield
+            finally:
+                self._clear_leftovers()
+
+    def begin(self, metadata, retry_failed=False):
+        """Start a label file for `metadata`, or go on with the one begun; LabelError if it was another.
+
+        A run that has not labelled one frame yet is no obstacle to another. With `retry_failed` the frames
+        that have failed so far are to be labelled again.
+        """
+        metadata = json.loads(json.dumps(metadata))
+        if self._finished is not None and _identity(self._finished.metadata) != metadata:
+            raise LabelError(_difference(self.path, self._finished.metadata, metadata))
         begun = self._begun()
-        if begun is None:
+        if begun is not None and begun != metadata:
+            if any(self._parts("npz")):
+                raise LabelError(_difference(self.path, begun, metadata))
+            shutil.rmtree(self.parts)
+            begun = None
+        if begun is None and (self._finished is None or retry_failed):
             self.parts.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.parts / "begin.json", json.dumps(metadata, sort_keys=True))
-        elif begun != json.loads(json.dumps(metadata)):
-            raise LabelError(_difference(self.path, begun, metadata))
+            write_atomically(self.parts / BEGIN, json.dumps(metadata, sort_keys=True))
+        self.retrying = retry_failed
+        for failure in self._parts("json") if retry_failed else ():
+            failure.unlink()
+
+    @cached_property
+    def _finished(self):
+        """The LabelledSet of the file as it was found, None if there was none."""
+        return read_labels(self.path) if self.path.exists() else None
 
     def _begun(self):
-        if self.path.exists():
-            metadata = read_labels(self.path).metadata
-            return {key: value for key, value in metadata.items() if key != "failed"}
         try:
-            return json.loads((self.parts / "begin.json").read_text())
+            return json.loads((self.parts / BEGIN).read_text())
         except FileNotFoundError:
             return None
 
+    def _parts(self, suffix):
+        """Files of labelled ("npz") or failed ("json") frames, in frame order."""
+        return sorted(self.parts.glob(f"[0-9]*.{suffix}"))
+
+    def _clear_leftovers(self):
+        """Remove the parts if they belong to nothing: a kill may have come while they were being removed."""
+        if not (self.parts / BEGIN).exists():
+            shutil.rmtree(self.parts, ignore_errors=True)
+
     def done(self):
         """Numbers of the frames that are labelled or have failed."""
-        if self.path.exists():
-            labelled = read_labels(self.path)
-            return set(range(labelled.metadata["n_frames"]))
-        return {int(p.stem) for suffix in ("npz", "json") for p in self.parts.glob(f"[0-9]*.{suffix}")}
+        done = {int(part.stem) for suffix in ("npz", "json") for part in self._parts(suffix)}
+        if self._finished is not None:
+            done |= set(map(int, self._finished.frame_idx))
+            done |= set() if self.retrying else set(map(int, self._finished.metadata["failed"]))
+        return done
 
-    def add(self, number, atoms, energy, forces, stress):
-        """Keep the label of frame `number`: energy eV, forces (n_atoms, 3) eV/Å, stress (3, 3) eV/Å^3 or nan.
+    def counts(self):
+        """(labelled, failed) frames so far."""
+        labelled = {int(part.stem) for part in self._parts("npz")}
+        failed = {int(part.stem) for part in self._parts("json")}
+        if self._finished is not None:
+            labelled |= set(map(int, self._finished.frame_idx))
+            failed |= set(map(int, self._finished.metadata["failed"]))
+        return len(labelled), len(failed - labelled)
+
+    def add(self, number, atoms, energy, forces, stress, hessian=None):
+        """Keep the label of frame `number`; see label_file.LabelledSet for shapes and units.
 
         Raises LabelError if it is not finite (a stress may be nan throughout) or has the wrong shape.
         """
-        _check_label(len(atoms), energy, forces, stress)
-        arrays = {
-            "atomic_numbers": atoms.numbers.astype(np.int16),
-            "positions": atoms.positions,
-            "cell": atoms.cell.array,
-            "pbc": atoms.pbc,
-            "energy": np.float64(energy),
-            "forces": np.asarray(forces, np.float64),
-            "stress": np.asarray(stress, np.float64),
-            "info": np.array(json.dumps(_plain(atoms.info), sort_keys=True)),
-        }
+        record = frame_record(number, atoms, energy, forces, stress, hessian)
+        arrays = {**record, "info": np.array(record["info"])}
         with replacing(self.parts / f"{number:07d}.npz") as part, open(part, "wb") as file:
             np.savez(file, **arrays)
 
@@ -104,57 +134,32 @@ class LabelStore:
         write_atomically(self.parts / f"{number:07d}.json", json.dumps({"reason": reason}))
 
     def finish(self):
-        """Join all parts into the HDF5 file and remove them; the file's hash."""
-        if not self.path.exists():
-            metadata = json.loads((self.parts / "begin.json").read_text())
-            failures = sorted(self.parts.glob("[0-9]*.json"))
-            metadata["failed"] = {str(int(p.stem)): json.loads(p.read_text())["reason"] for p in failures}
-            frames = [_read_part(p) for p in sorted(self.parts.glob("[0-9]*.npz"))]
-            if not frames:
-                reason = next(iter(metadata["failed"].values()), "nothing")
-                raise LabelError(f"not one frame could be labelled; the first said: {reason}")
-            _write_file(self.path, frames, metadata)
+        """Join all parts, and what the file held already, into the HDF5 file and remove them; its hash."""
+        if self._begun() is None:
+            return self._finished.hash
+        records, metadata = self._records(), {**self._begun(), "failed": self._failures()}
+        metadata["failed"] = {n: why for n, why in metadata["failed"].items() if int(n) not in records}
+        if not records:
+            shutil.rmtree(self.parts)  # so that it does not stand in the way of a corrected command
+            reason = next(iter(metadata["failed"].values()), "nothing")
+            raise LabelError(f"not one frame could be labelled; the first said: {reason}")
+        write_labels(self.path, [records[number] for number in sorted(records)], metadata)
+        written = read_labels(self.path)  # what is on the disk now must be good before the parts go
+        (self.parts / BEGIN).unlink()
         shutil.rmtree(self.parts, ignore_errors=True)
-        return read_labels(self.path).hash
+        self.__dict__["_finished"] = written
+        return written.hash
 
+    def _records(self):
+        """Frame number -> record, of the file and of the parts."""
+        records = {} if self._finished is None else {r["frame_idx"]: r for r in read_records(self.path)[0]}
+        return records | {int(part.stem): _read_part(part) for part in self._parts("npz")}
 
-def read_labels(path):
-    """The LabelledSet in `path`; LabelError if it is missing, damaged, not one of ours or holds NaN."""
-    path = Path(path)
-    if not path.is_file():
-        raise LabelError(_why_missing(path))
-    try:
-        with h5py.File(path, "r") as file:
-            arrays, metadata, stored_hash = _read_file(path, file)
-    except (OSError, KeyError, RuntimeError) as error:
-        raise LabelError(f"{path} is damaged or not a label file: {error}") from error
-    if _content_hash(arrays, metadata) != stored_hash:
-        raise LabelError(f"{path} is damaged: its contents do not match the hash stored with them")
-    return _labelled_set(path, arrays, metadata, stored_hash)
-
-
-def join_labels(sets):
-    """One LabelledSet out of several by the same teacher; LabelError if the teachers differ."""
-    first = sets[0]
-    if len(sets) == 1:
-        return first
-    for other in sets[1:]:
-        if other.metadata["teacher"] != first.metadata["teacher"]:
-            raise LabelError(f"labels differ in {_difference_of_teachers(first.metadata, other.metadata)}")
-    hashes = [s.hash for s in sets]
-    return LabelledSet(
-        [a for s in sets for a in s.structures],
-        np.concatenate([s.energies for s in sets]),
-        [f for s in sets for f in s.forces],
-        np.concatenate([s.stresses for s in sets]),
-        {
-            "teacher": first.metadata["teacher"],
-            "joined": hashes,
-            "n_frames": sum(map(len, sets)),
-            "failed": {},
-        },
-        hashlib.sha256("".join(hashes).encode()).hexdigest(),
-    )
+    def _failures(self):
+        """Frame number as text -> reason; the last one counts."""
+        before = {} if self._finished is None else self._finished.metadata["failed"]
+        now = {str(int(p.stem)): json.loads(p.read_text())["reason"] for p in self._parts("json")}
+        return before | now
 
 
 def frames_hash(frames):
@@ -166,106 +171,28 @@ def frames_hash(frames):
     return digest.hexdigest()
 
 
-def _check_label(n_atoms, energy, forces, stress):
-    if np.shape(forces) != (n_atoms, 3):
-        raise LabelError(f"forces have shape {np.shape(forces)}, not {(n_atoms, 3)}")
-    if np.shape(energy) != ():
-        raise LabelError(f"the energy has shape {np.shape(energy)}, not ()")
-    if np.shape(stress) != (3, 3):
-        raise LabelError(f"the stress has shape {np.shape(stress)}, not (3, 3)")
-    if not (np.isfinite(energy) and np.isfinite(forces).all()):
-        raise LabelError("the teacher's energy or forces are not finite")
-    if not (np.isfinite(stress).all() or np.isnan(stress).all()):
-        raise LabelError("the teacher's stress is not finite")
-
-
-def _plain(info):
-    """What of an info dict fits into JSON."""
-    kept = {}
-    for key, value in info.items():
-        value = value.item() if isinstance(value, np.generic) else value
-        value = value.tolist() if isinstance(value, np.ndarray) else value
-        if isinstance(value, (str, int, float, bool, list)):
-            kept[str(key)] = value
-    return kept
+def _identity(metadata):
+    """What of a file's metadata was known when it was begun."""
+    return {key: value for key, value in metadata.items() if key not in ("failed", VERSION_KEY)}
 
 
 def _read_part(path):
     try:
         with np.load(path, allow_pickle=False) as part:
             arrays = {key: part[key] for key in part}
-            return {**arrays, "frame_idx": int(path.stem), "info": str(arrays["info"])}
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise LabelError(f"{path} is damaged ({error}): delete it and label again") from error
-
-
-def _write_file(path, frames, metadata):
-    arrays = {
-        "frame_idx": np.array([f["frame_idx"] for f in frames], np.int64),
-        "n_atoms": np.array([len(f["atomic_numbers"]) for f in frames], np.int64),
-        **{key: np.stack([f[key] for f in frames]) for key in FRAME_FIELDS[2:]},
-        **{key: np.concatenate([f[key] for f in frames]) for key in ATOM_FIELDS},
-        "info": np.array([f["info"] for f in frames], dtype=object),
-    }
-    with replacing(path) as part, h5py.File(part, "w") as file:
-        file.attrs["format"], file.attrs["format_number"] = FORMAT, FORMAT_NUMBER
-        file.attrs["metadata"] = json.dumps(metadata, sort_keys=True)
-        file.attrs["hash"] = _content_hash(arrays, metadata)
-        for key, array in arrays.items():
-            kind = h5py.string_dtype() if key == "info" else None
-            file.create_dataset(key, data=array, dtype=kind, track_times=False)
-
-
-def _read_file(path, file):
-    if file.attrs.get("format") != FORMAT:
-        raise LabelError(f"{path} is an HDF5 file, but not a label file of mlffd")
-    number = int(file.attrs["format_number"])
-    if number > FORMAT_NUMBER:
-        raise LabelError(f"{path} has label format {number}, newer than {FORMAT_NUMBER}: update mlffd")
-    arrays = {key: file[key][:] for key in (*FRAME_FIELDS, *ATOM_FIELDS)}
-    arrays["info"] = file["info"].asstr()[:]
-    return arrays, json.loads(file.attrs["metadata"]), file.attrs["hash"]
-
-
-def _content_hash(arrays, metadata):
-    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
-    for key in (*FRAME_FIELDS, *ATOM_FIELDS):
-        digest.update(key.encode() + str(arrays[key].shape).encode())
-        digest.update(np.ascontiguousarray(arrays[key]).tobytes())
-    for text in arrays["info"]:
-        digest.update(text.encode() + b"\n")
-    return digest.hexdigest()
-
-
-def _labelled_set(path, arrays, metadata, stored_hash):
-    if not (np.isfinite(arrays["energy"]).all() and np.isfinite(arrays["forces"]).all()):
-        raise LabelError(f"{path} holds labels that are not finite: label those frames again")
-    ends = np.cumsum(arrays["n_atoms"])[:-1]
-    numbers, positions, forces = (np.split(arrays[key], ends) for key in ATOM_FIELDS)
-    structures = [
-        Atoms(z, positions=x, cell=cell, pbc=pbc, info=json.loads(info))
-        for z, x, cell, pbc, info in zip(numbers, positions, arrays["cell"], arrays["pbc"], arrays["info"])
-    ]
-    return LabelledSet(structures, arrays["energy"], forces, arrays["stress"], metadata, stored_hash)
-
-
-def _why_missing(path):
-    if path.is_dir():
-        return f"{path} is a folder, not a label file"
-    if path.with_name(path.name + ".parts").exists():
-        return f"labelling into {path} is not finished: run the same mlffd label again to go on with it"
-    return f"no label file {path}"
+            return {**arrays, "frame_idx": int(arrays["frame_idx"]), "info": str(arrays["info"])}
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        path.unlink()
+        why = f"{path} was damaged ({error}) and is removed"
+        raise LabelError(f"{why}: run again to label it again") from error
 
 
 def _difference(path, begun, metadata):
     if begun.get("frames") != metadata.get("frames"):
         what = f"other frames ({begun.get('n_frames')} of them, now {metadata.get('n_frames')})"
+    elif begun.get("teacher") != metadata.get("teacher"):
+        what = difference_of_teachers(begun, metadata)
     else:
-        what = _difference_of_teachers(begun, metadata)
+        differing = sorted(key for key in {*begun, *metadata} if begun.get(key) != metadata.get(key))
+        what = ", ".join(f"{key} {begun.get(key)!r}, now {metadata.get(key)!r}" for key in differing)
     return f"{path} was begun with {what}: choose another output or delete it and {path.name}.parts"
-
-
-def _difference_of_teachers(begun, now):
-    first, second = begun.get("teacher", {}), now.get("teacher", {})
-    differing = [k for k in sorted({*first, *second}) if first.get(k) != second.get(k)]
-    return "another teacher: " + ", ".join(f"{k} {first.get(k)!r}, now {second.get(k)!r}" for k in differing)
