@@ -10,6 +10,7 @@ from ase.calculators.calculator import all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from mlffd.bundle import Bundle
+from mlffd.drivers.verdict import say_verdict
 from mlffd.engine import Engine
 from mlffd.predict import StructurePrediction
 from mlffd.students.student import Student
@@ -21,7 +22,8 @@ class Calculator(AseCalculator):
     """ASE calculator of a student: energy, free_energy, energies (eV), forces (eV/Å), stress (eV/Å^3, Voigt).
 
     ``source``, ``device``, ``dtype`` and ``backend`` are those of ``mlffd.Engine``, and so are the errors.
-    Stress is given where the structure is periodic in three directions. Caching is ASE's own.
+    Stress is given where the structure is periodic in three directions. Caching is ASE's own. What the
+    student's fidelity report says of it is printed once, see drivers/verdict.py.
     """
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]
@@ -35,6 +37,7 @@ class Calculator(AseCalculator):
     ):
         super().__init__()
         self.engine = source if isinstance(source, Engine) else Engine(source, device, dtype, backend)
+        say_verdict(self.engine)
 
     def calculate(
         self, atoms: Atoms | None = None, properties=("energy",), system_changes=all_changes

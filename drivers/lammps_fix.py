@@ -49,6 +49,7 @@ from mlffd.drivers.lammps_guard import Guard
 from mlffd.drivers.lammps_instance import LammpsInstance, address_of, vectors
 from mlffd.drivers.lammps_library import FUNCTIONS, VOIGT, call, check_for_error, command
 from mlffd.drivers.lammps_ranks import EndsAllRanks, rank_and_size, threads_per_rank
+from mlffd.drivers.verdict import in_ascii, verdict_to_say
 from mlffd.engine import DTYPES, Engine, first_edges
 from mlffd.errors import ConfigError, NonFinitePositionsError, UnknownElementError
 from mlffd.kernels import cpu
@@ -335,7 +336,15 @@ def _prepare(atoms: AtomsOfLammps, route: str, in_hybrid: bool = False) -> None:
     known = " ".join(chemical_symbols[number] for number in engine.species)
     name = engine.metadata.get("name", "student")
     facts = f"elements {known}, cutoff {engine.cutoff:g} A, {engine.device}, {engine.dtype}; {route}"
-    command(instance, 'print "mlffd: {}: {}"'.format(name.replace('"', "").replace("$", ""), facts))
+    _print(instance, f"mlffd: {name}: {facts}")
+    verdict = verdict_to_say(engine)
+    if verdict:
+        _print(instance, f"mlffd: {verdict}")
+
+
+def _print(instance: LammpsInstance, line: str) -> None:
+    """To screen and log; on all ranks."""
+    command(instance, 'print "{}"'.format(in_ascii(line).replace('"', "").replace("$", "")))
 
 
 def _numbers_of_types(elements: list[str], species: tuple[int, ...], n_types: int) -> np.ndarray:

@@ -33,6 +33,7 @@ from mlffd.drivers.lammps_instance import LammpsInstance, instance_behind
 from mlffd.drivers.lammps_kokkos import HostData
 from mlffd.drivers.lammps_messages import Messages
 from mlffd.drivers.lammps_ranks import EndsAllRanks, on_any_rank, rank_and_size, threads_per_rank
+from mlffd.drivers.verdict import say_verdict
 from mlffd.engine import DTYPES, Engine
 from mlffd.errors import BundleError, ConfigError, NonFinitePositionsError, UnknownElementError
 from mlffd.files import write_atomically
@@ -130,6 +131,7 @@ class MliapStudent:
         self._before = ((0, 0), 0)  # owned and all atoms, pairs of the last call
         if rank_and_size()[0] == 0:
             print(f"mlffd: {self}", flush=True)
+            say_verdict(engine)
 
     def __str__(self) -> str:
         known = " ".join(self.element_types[: self.n_known])

@@ -202,6 +202,7 @@ def run_info(options) -> None:
     from mlffd.bundle import read_bundle
 
     bundle = read_bundle(options.bundle)
+    print(f"mlffd: {bundle.verdict}", file=sys.stderr)
     n_parameters = sum(parameter.numel() for parameter in bundle.student.parameters())
     print(json.dumps({"parameters": n_parameters, **bundle.metadata}, indent=1))
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from mlffd.domain import limits
 from mlffd.errors import BundleError
 from mlffd.files import write_atomically
-from mlffd.kernels.block import weight_block
+from mlffd.kernels.block import VERDICT, weight_block
 from mlffd.students import build_student
 from mlffd.students.student import Student
 from mlffd.verdict import KEY as REPORT
@@ -81,7 +81,8 @@ class Bundle:
         Raises:
             BundleError: what its metadata says of training makes no sense.
         """
-        return weight_block(self.student, limits(self.metadata, self.student.species).arrays())
+        said = {VERDICT: np.frombuffer(self.verdict.encode(), np.uint8)}
+        return weight_block(self.student, limits(self.metadata, self.student.species).arrays() | said)
 
 
 def compact(tensor: Tensor) -> Tensor:

@@ -92,6 +92,7 @@ class Engine:
         if not isinstance(source, Bundle | Student):
             raise ConfigError(f"an engine takes a bundle, its path or a student, not {type(source).__name__}")
         self.metadata = source.metadata if isinstance(source, Bundle) else {}
+        self.verdict = source.verdict if isinstance(source, Bundle) else ""
         self.dtype = dtype
         self.device = usable_device(device)
         if self.device.type == "cpu":

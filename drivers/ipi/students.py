@@ -9,8 +9,10 @@ from mlffd.drivers.guard import guarded
 from mlffd.drivers.ipi.committee import Committee, errors_of
 from mlffd.drivers.ipi.evaluator import Evaluate
 from mlffd.drivers.ipi.report import say
+from mlffd.drivers.verdict import say_verdict
 from mlffd.engine import Engine
 from mlffd.errors import ConfigError
+from mlffd.students.student import check_species
 
 
 def load_engines(
@@ -35,6 +37,11 @@ def load_engines(
         for engine, name in zip(engines, bundles):
             with errors_of(name):
                 engine.tune_batch(templates)
+    for engine, name in zip(engines, bundles):
+        with errors_of(name):
+            for template in templates:
+                check_species(template.numbers.tolist(), engine.species)
+        say_verdict(engine, say)
     return engines
 
 

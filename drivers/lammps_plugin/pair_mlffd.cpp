@@ -11,6 +11,7 @@
 #include <fstream>
 #include <iterator>
 #include <numeric>
+#include <set>
 #include <thread>
 
 #include "atom.h"
@@ -233,6 +234,11 @@ void PairMLFFD::introduce(const std::string &file) {
       lmp, "mlffd: " + file + ": elements " + known_elements(student_.get()) + ", cutoff " + cutoff + " A, " +
                (n_layers > 1 ? std::to_string(n_layers) + " message layers, " : "") + "float" +
                std::to_string(precision_) + ", " + mlffd_instructions(student_.get()) + "\n");
+  const std::string verdict = mlffd_verdict(student_.get());
+  const char *wanted = getenv("MLFFD_VERDICT");
+  static std::set<std::string> said;  // once in a process, however often pair_coeff is given
+  if (!verdict.empty() && !(wanted && !strcmp(wanted, "off")) && said.insert(verdict).second)
+    utils::logmesg(lmp, "mlffd: " + verdict + "\n");
 }
 
 void PairMLFFD::init_style() {

@@ -7,7 +7,8 @@ an entry: name (64 bytes), offset in bytes from the start (u64), number of value
 float64, each array at a multiple of 64 bytes. Names and row-major order are those of the state dict; the
 numbers of the architecture are arrays named ``architecture.channels`` and so on. Arrays of other names mean
 nothing to the kernels; those named ``guard.shortest`` and so on are the limits of mlffd/domain.py, for
-programs that ask mlffd.h for them.
+programs that ask mlffd.h for them, and so is ``verdict``: what the fidelity report said of the student when
+the block was written, one byte of UTF-8 a value.
 """
 
 import struct
@@ -24,6 +25,7 @@ FORMAT = 1
 HEADER = struct.Struct("<8sII16sQII")
 ENTRY = struct.Struct("<64sQQ")
 ALIGNMENT = 64
+VERDICT = "verdict"
 
 
 def weight_block(student: Student, others: Mapping[str, np.ndarray] = MappingProxyType({})) -> bytes:

@@ -19,7 +19,7 @@ using mlffd::Kernel;
 
 struct mlffd_student {
   std::unique_ptr<Kernel> kernel;
-  std::string instructions;
+  std::string instructions, verdict;
   std::vector<int> species;
   double cutoff = 0.0, largest_pair_force = INFINITY;
   std::vector<double> shortest, fewest, most;  // (n_species, n_species)
@@ -77,6 +77,16 @@ std::vector<double> array_or(const Block &block, const char *name, size_t n_valu
   return std::vector<double>(values, values + n_values);
 }
 
+// One byte a value; what is no letter becomes a blank, so that it is one line whoever has written it.
+std::string text_or_nothing(const Block &block, const char *name) {
+  if (!block.has(name)) return "";
+  const size_t n_bytes = block.count(name);
+  const double *values = block.array(name, n_bytes);
+  std::string text;
+  for (size_t k = 0; k < n_bytes; ++k) text += values[k] > 31.0 && values[k] < 256.0 ? char(int(values[k])) : ' ';
+  return text;
+}
+
 void read_facts(const Block &block, mlffd_student &student) {
   const size_t n_species = block.count("species_numbers");
   if (n_species < 1 || n_species > 118) fail("the weight block has %zu species", n_species);
@@ -94,6 +104,7 @@ void read_facts(const Block &block, mlffd_student &student) {
   student.most = array_or(block, "guard.most", n_species * n_species, INFINITY);
   if (block.has("guard.largest_pair_force"))
     student.largest_pair_force = block.number("guard.largest_pair_force");
+  student.verdict = text_or_nothing(block, "verdict");
   if (block.has("architecture.layers")) student.n_layers = block.integer("architecture.layers", 1, 16);
 }
 
@@ -158,6 +169,8 @@ int mlffd_n_species(const mlffd_student *student) { return int(student->species.
 const int *mlffd_species(const mlffd_student *student) { return student->species.data(); }
 const char *mlffd_instructions(const mlffd_student *student) { return student->instructions.c_str(); }
 int mlffd_interface(void) { return MLFFD_INTERFACE; }
+const char *mlffd_verdict(const mlffd_student *student) { return student->verdict.c_str(); }
+
 mlffd_limits mlffd_trained_limits(const mlffd_student *student) {
   return {student->shortest.data(), student->fewest.data(), student->most.data(), student->largest_pair_force};
 }

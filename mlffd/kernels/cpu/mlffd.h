@@ -68,6 +68,10 @@ typedef struct {
 
 mlffd_limits mlffd_trained_limits(const mlffd_student *student);
 
+/* One line of UTF-8 on whether to believe the student: its name, and what its fidelity report said when the
+ * block was written; empty where the block has none. */
+const char *mlffd_verdict(const mlffd_student *student);
+
 /* Energies of the centers (n_centers,) and dE/d(edge_vectors) (n_edges, 3), E their sum.
  * `exchange` may be NULL; a student that passes messages needs it where there are ghosts.
  * Returns 0, or 1 with a message. */
