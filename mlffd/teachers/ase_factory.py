@@ -5,11 +5,13 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from ase.calculators.calculator import BaseCalculator
 
 from mlffd.errors import TeacherError
+from mlffd.teachers.facts import NOT_KNOWN, TeacherFacts
 
 # what a stranger's factory may raise when its settings or its weights are wrong
 FACTORY_FAILURES = (ValueError, TypeError, LookupError, RuntimeError, OSError, ImportError, AttributeError)
@@ -33,7 +35,17 @@ def load(name, device="cpu", directory=".", **settings):
     if not isinstance(calculator, BaseCalculator):
         raise TeacherError(f"teacher {name} returned a {type(calculator).__name__}, not an ASE calculator")
     version = getattr(module, "VERSION", None) or _source_digest(module)
-    return calculator, str(version), str(getattr(module, "LICENCE", "not stated")), settings
+    return calculator, str(version), settings, _facts(calculator, getattr(module, "LICENCE", "not stated"))
+
+
+def _facts(calculator, licence):
+    """What can be said of a stranger's calculator once it is there."""
+    return replace(
+        FACTORY,
+        code_licence=str(licence),
+        weights_licence=str(licence),
+        stress="stress" in calculator.implemented_properties,
+    )
 
 
 def _import_module(name, directory):
@@ -69,3 +81,16 @@ def _source_digest(module):
     if path is None:
         return "not stated"
     return "source sha256 " + hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
+
+
+FACTORY = TeacherFacts(
+    load,
+    about="any ASE calculator: a callable in module.py beside the config, or in an installed module",
+    level="that of the calculator",
+    code_licence="LICENCE of the module, else " + NOT_KNOWN,
+    weights_licence="LICENCE of the module, else " + NOT_KNOWN,
+    install="nothing: name your own file",
+    elements_note="those of the calculator",
+    conservative=None,
+    settings={"...": "whatever the factory takes"},
+)
