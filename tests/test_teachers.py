@@ -44,7 +44,7 @@ def test_a_description_says_what_was_used_and_fits_into_json():
         ("nothing-like-it", "known: lj"),
         ({"name": "lj", "epsilom": 1.0}, "did you mean epsilon"),
         ({"name": "7net-mf-0"}, "R2SCAN"),
-        ({"name": "7net-0", "modal": "PBE"}, "no modal"),
+        ({"name": "7net-0", "modal": "PBE"}, "no setting 'modal': it has none"),
         ({"modal": "PBE"}, "a teacher is a name or a table"),
         ("no_such_module_anywhere:Thing", "cannot import"),
         ("ase.calculators.lj:Nothing", "no callable"),

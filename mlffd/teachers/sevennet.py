@@ -18,16 +18,14 @@ OMNI_HEADS = (
 )  # fmt: skip
 # heads of models that have several; for other names of the pattern the package says which it takes
 MODALS = {"7net-mf-0": ("R2SCAN", "PBE"), "7net-mf-ompa": ("mpa", "omat24"), "7net-omni": OMNI_HEADS}
-SINGLE = ("7net-0", "7net-l3i5")
-MODAL = {"modal": "level of theory: the head of a model that has several"}
 
 
 def load(name, device="cpu", directory=".", modal=None, weights=None):
     """SevenNet `name` on `device`; a model of several heads needs `modal`."""
     heads = MODALS.get(name.removesuffix("-i8").removesuffix("-i12"))
-    if (name in SINGLE and modal is not None) or (heads and modal not in heads):
-        wanted = "modal = " + " or ".join(f'"{head}"' for head in heads) if heads else "no modal"
-        raise TeacherError(f"teacher {name} takes {wanted}, not {modal!r}")
+    if heads and modal not in heads:
+        wanted = " or ".join(f'"{head}"' for head in heads)
+        raise TeacherError(f"teacher {name} takes modal = {wanted}, not {modal!r}")
     sevenn = import_for(name, "sevenn", INSTALL)
     build = import_for(name, "sevenn.calculator", INSTALL).SevenNetCalculator
     path, used = local_weights(weights, directory)
