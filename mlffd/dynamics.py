@@ -112,9 +112,7 @@ class Trajectories:
         self._evaluate, self._slow = evaluate, slow
         self.structures = [bare(atoms, number) for number, atoms in enumerate(structures)]
         n = len(self.structures)
-        self._temperatures = (
-            None if temperatures is None else np.array(np.broadcast_to(temperatures, n), float)
-        )
+        self._temperatures = _one_each(temperatures, n)
         _check_settings(n, time_step, self._temperatures, time_constant, slow_every, first_step)
         self._keep = np.exp(-time_step / time_constant)  # of the momenta, when heat is exchanged
         self._keys = _keys(seed, n)
@@ -315,11 +313,22 @@ def _one_by_one(evaluate: Evaluate, structures: list[Atoms]) -> tuple[list, list
     return found, reasons
 
 
+def _one_each(temperatures: float | Sequence[float] | None, n: int) -> np.ndarray | None:
+    """(n,) K, or None."""
+    if temperatures is None:
+        return None
+    if np.ndim(temperatures) and len(temperatures) != n:
+        raise ConfigError(f"{len(temperatures)} temperatures for {n} structures")
+    return np.array(np.broadcast_to(temperatures, n), float)
+
+
 def _keys(seed: int | Sequence[int], n: int) -> list[np.ndarray]:
     """A key of random numbers for each replica."""
     seeds = [(seed, k) for k in range(n)] if isinstance(seed, int | np.integer) else [(s,) for s in seed]
     if len(seeds) != n:
         raise ConfigError(f"{n} structures need as many seeds, not {len(seeds)}")
+    if any(number < 0 for entropy in seeds for number in entropy):
+        raise ConfigError("a seed must be 0 or more")
     return [np.random.SeedSequence(entropy).generate_state(2, np.uint64) for entropy in seeds]
 
 
