@@ -48,15 +48,25 @@ def parser() -> argparse.ArgumentParser:
 
     sub = verb(run_label, "label")
     sub.add_argument("frames", type=Path, help="structures, any file ASE reads")
-    sub.add_argument("--teacher", required=True, help="lj, 7net-0, 7net-mf-0 or module:factory")
+    sub.add_argument("--teacher", required=True, help="see `mlffd teachers`, or module:factory")
     sub.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="teacher settings")
-    sub.add_argument("--workers", type=int, default=1, help="one-thread processes")
+    sub.add_argument("--device", default="cpu", help="where the teacher runs (default %(default)s)")
+    sub.add_argument("--workers", type=int, default=1, help="one-thread processes; or use mpiexec")
+    sub.add_argument("--retry-failed", action="store_true", help="label again what has failed before")
+    sub.add_argument(
+        "--hessian-rows", type=int, default=0, metavar="K",
+        help="of every frame, K random rows of the Hessian; each costs two evaluations more",
+    )  # fmt: skip
     sub.add_argument("-o", "--output", type=Path, required=True, help="HDF5 label file")
 
     sub = verb(run_train, "train")
     sub.add_argument("labels", type=Path, nargs="+", help="HDF5 label files")
     sub.add_argument("--config", type=Path, help="TOML file with tables [student] and [train]")
     sub.add_argument("-o", "--output", type=Path, required=True, help="student bundle to write")
+
+    sub = verb(run_sweep, "sweep")
+    sub.add_argument("config", type=Path, help="TOML file; see mlffd/sweep.py")
+    sub.add_argument("-o", "--output", type=Path, required=True, help="folder to write to")
 
     sub = verb(run_evaluate, "evaluate")
     sub.add_argument("bundle", help="student bundle, or name of a shipped student")
@@ -163,11 +173,16 @@ def run_sample(options) -> None:
 
 
 def run_label(options) -> None:
-    """Let a teacher label structures with energy, forces and stress; resumable."""
+    """Let a teacher label structures with energy, forces and stress; resumable; also under mpiexec."""
     from mlffd.dataset.label import label
 
     teacher = {"name": options.teacher, **dict(setting(text) for text in options.set)}
-    print(label(options.frames, teacher, options.output, workers=options.workers))
+    content_hash = label(
+        options.frames, teacher, options.output, workers=options.workers, device=options.device,
+        retry_failed=options.retry_failed, hessian_rows=options.hessian_rows,
+    )  # fmt: skip
+    if content_hash is not None:  # under mpiexec the first rank speaks
+        print(content_hash)
 
 
 def run_train(options) -> None:
@@ -184,6 +199,23 @@ def run_train(options) -> None:
     labels = join_labels([read_labels(path) for path in options.labels])
     bundle = train(labels, {"family": "local", **config.get("student", {})}, settings, options.output)
     print(json.dumps(bundle.metadata["errors"], indent=1))
+
+
+def run_sweep(options) -> int:
+    """Train students of several sizes and families, and choose the fastest within an error; resumable."""
+    from mlffd.config import read_toml, settings_from
+    from mlffd.dataset.store import join_labels, read_labels
+    from mlffd.report.pareto import sentence
+    from mlffd.sweep import SweepConfig, sweep
+
+    settings = settings_from(read_toml(options.config), SweepConfig, str(options.config))
+    if not settings.labels or not settings.held_out:
+        raise ConfigError(f"{options.config}: give labels = [FILE, ...] and held_out = FILE")
+    home = options.config.parent
+    labels = join_labels([read_labels(home / path) for path in settings.labels])
+    result = sweep(labels, read_labels(home / settings.held_out), settings, options.output)
+    print(f"{sentence(result)}\n{options.output / 'sweep.md'}")
+    return 0 if result["chosen"] else 1
 
 
 def run_evaluate(options) -> None:

@@ -59,7 +59,7 @@ class Bundle:
     def verdict(self) -> str:
         """One line: the student's name, and what its fidelity report says of it, computed anew."""
         known = self.weights_sha256 if REPORT in self.metadata else ""
-        return f"{self.name}: {sentence(self.metadata, known)}"
+        return f"fidelity of {self.name}: {sentence(self.metadata, known)}"
 
     def with_report(self, judged: dict) -> "Bundle":
         """The bundle carrying a judged report (``mlffd.report.judge``) of these weights.

@@ -167,15 +167,15 @@ def sentence(metadata: dict, weights_sha256: str) -> str:
         weights_sha256: of the weights that are there now, see ``Bundle.weights_sha256``.
     """
     if KEY not in metadata:
-        return "no fidelity report: never judged against its teacher"
+        return "no report, never judged against its teacher"
     entry = metadata[KEY]
     try:
         if entry["weights_sha256"] != weights_sha256:
-            return "NOT JUDGED: its fidelity report belongs to other weights"
+            return "NOT JUDGED: its report belongs to other weights"
         again = judge({"lines": entry["lines"], "date": entry["date"]}, entry["bars"], entry["bars_written"])
         return _sentence(again, _doubts(entry, again, metadata))
     except (ConfigError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
-        return "NOT JUDGED: its fidelity report is damaged"
+        return "NOT JUDGED: its report is damaged"
 
 
 def _doubts(entry: dict, again: dict, metadata: dict) -> str:
@@ -194,14 +194,14 @@ def _doubts(entry: dict, again: dict, metadata: dict) -> str:
 def _sentence(judged: dict, doubts: str) -> str:
     date = str(judged["date"])[:20]
     if judged["verdict"] == NOT_JUDGED:
-        return f"NOT JUDGED: its fidelity report of {date} has no bars{doubts}"
+        return f"NOT JUDGED: its report of {date} has no bars{doubts}"
     lines = [line for line in judged["lines"] if line["bar"]]
     if judged["verdict"] == PASSED:
-        return f"passed its fidelity report of {date} ({len(lines)} of {len(lines)} bars){doubts}"
+        return f"passed, {len(lines)} of {len(lines)} bars of its report of {date}{doubts}"
     failed = [describe(line) for line in lines if not line["passed"]]
     more = f" and {len(failed) - MOST_NAMED} more" if len(failed) > MOST_NAMED else ""
     named = ", ".join(failed[:MOST_NAMED])
-    return f"FAILED its fidelity report of {date}: {named}{more}{doubts}"
+    return f"FAILED, {len(failed)} of {len(lines)} bars of its report of {date}: {named}{more}{doubts}"
 
 
 def describe(line: dict) -> str:

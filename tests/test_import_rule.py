@@ -35,6 +35,8 @@ RESTS_ON = {
     "dataset.store": ["dataset.label_file"],
     "dataset": ["dataset.store", "teachers"],
     "train": ["dataset.store", "bundle", "config", "allocator"],
+    "speed": [],
+    "sweep": ["train", "dataset.store", "engine", "environment", "report", "speed"],
     "distill": ["train", "dataset"],
     "report": ["errors", "units", "config", "files", "verdict"],
 }
