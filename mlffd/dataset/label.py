@@ -1,195 +1,187 @@
 # SPDX-License-Identifier: MIT
-"""Label frames with a teacher: several one-thread processes, resumable, nothing dropped silently."""
+"""Label frames with a teacher: several one-thread processes or MPI ranks, resumable, nothing dropped."""
 
-import multiprocessing
-import os
-import signal
 import sys
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-import ase.io
-import numpy as np
-from ase.calculators.calculator import PropertyNotImplementedError
-from ase.io.formats import UnknownFileTypeError
 from tqdm import tqdm
 
+from mlffd.dataset import mpi
+from mlffd.dataset.crew import BROKEN, DIED, READY, ProcessCrew
+from mlffd.dataset.evaluate import DISPLACEMENT, Recipe, evaluate
+from mlffd.dataset.frames import read_frames
 from mlffd.dataset.store import LabelStore, frames_hash
-from mlffd.errors import LabelError, MlffdError
+from mlffd.errors import ConfigError, LabelError
 from mlffd.teachers import load_teacher
 
-# what a stranger's calculator raises for a frame it cannot do; the frame is recorded as failed
-FRAME_FAILURES = (MlffdError, ValueError, ArithmeticError, LookupError, RuntimeError, OSError)
-FRAME_FAILURES += (TypeError, AttributeError, AssertionError)
-THREAD_COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+__all__ = ["evaluate", "label", "read_frames"]
+
+DEATHS_IN_A_ROW = 5  # of labelling processes, without a label in between: the frames are not to blame
 
 
-def label(frames, teacher, output, workers=1, directory=".", device="cpu"):
+def label(
+    frames, teacher, output, workers=1, directory=".", device="cpu", retry_failed=False, hessian_rows=0
+):
     """Label every structure in `frames` (any file ASE reads) with `teacher`; the hash of the labels.
 
     `teacher` is a name or table for load_teacher; files it names are relative to `directory`.
-    `output` is the HDF5 label file (see store.py). Called again after a kill, it labels only what is
-    missing. A frame that the teacher cannot label is recorded with the reason.
+    `output` is the HDF5 label file (see label_file.py). Called again after a kill, it labels only what is
+    missing. A frame that the teacher cannot label is recorded with the reason; `retry_failed` labels such
+    frames again. `hessian_rows` random rows of the Hessian of every frame are stored with its label; each
+    costs two more evaluations.
+    Under mpiexec all ranks call this, and all but the first get None.
     Raises LabelError if the frames cannot be read, or if they or the teacher differ from those that
-    `output` was begun with.
+    `output` was begun with; ConfigError for numbers that cannot be meant.
     """
-    structures = read_frames(Path(frames))
-    description = load_teacher(teacher, device=device, directory=directory).description()
-    store = LabelStore(output)
-    store.begin({"teacher": description, "frames": frames_hash(structures), "n_frames": len(structures)})
-    missing = sorted(set(range(len(structures))) - store.done())
-    if missing:
-        with _one_thread_processes(min(workers, len(missing)), (teacher, device, str(directory))) as crew:
-            _label_all(crew, structures, missing, store)
-    return store.finish()
-
-
-def read_frames(path):
-    """All structures of a file as a list of ase.Atoms; LabelError if there is none to be read."""
-    if not path.is_file():
-        raise LabelError(f"no structure file {path}")
+    recipe = Recipe(teacher, device, str(directory), hessian_rows)
+    comm = mpi.ranks()
+    if comm is None:
+        return _label(Path(frames), recipe, output, workers, retry_failed, ProcessCrew)
+    if comm.rank > 0:
+        return mpi.serve(comm)
     try:
-        frames = ase.io.read(path, index=":")
-    except (OSError, ValueError, LookupError, UnknownFileTypeError, StopIteration) as error:
-        raise LabelError(f"cannot read structures from {path}: {type(error).__name__}: {error}") from error
-    if not frames:
-        raise LabelError(f"{path} holds no structures")
-    return frames
+        if workers != 1:
+            raise ConfigError(f"with mpiexec every rank is one worker: leave out workers = {workers}")
+        crew = partial(mpi.RankCrew, comm)
+        return _label(Path(frames), recipe, output, comm.size, retry_failed, crew)
+    finally:
+        mpi.dismiss(comm)
 
 
-def evaluate(calculator, atoms):
-    """Energy (eV), forces (n_atoms, 3) eV/Å and stress (3, 3) eV/Å^3 (nan if there is none) of one structure.
+def _label(frames, recipe, output, workers, retry_failed, start_crew):
+    _check_number("workers", workers, 1)
+    _check_number("hessian_rows", recipe.n_hessian_rows, 0)
+    structures = read_frames(frames)
+    teacher = load_teacher(recipe.teacher, device=recipe.device, directory=recipe.directory)
+    store = LabelStore(output)
+    with store.locked():
+        store.begin(_identity(structures, teacher, recipe.n_hessian_rows), retry_failed)
+        missing = sorted(set(range(len(structures))) - store.done())
+        start = time.monotonic()
+        if missing:
+            with start_crew(recipe, min(workers, len(missing))) as crew:
+                _Labelling(structures, missing, store, crew).run()
+        content_hash = store.finish()
+    _summarize(store, len(missing), time.monotonic() - start)
+    return content_hash
 
-    Where a calculator tells a free energy from an energy, it is the one whose gradient the forces are.
-    """
-    atoms = atoms.copy()
-    atoms.calc = calculator
-    forces = atoms.get_forces(apply_constraint=False)  # a frame's frozen atoms still feel their forces
-    energy = atoms.get_potential_energy(force_consistent="free_energy" in calculator.implemented_properties)
-    return float(energy), np.array(forces, np.float64), _stress(atoms)
+
+def _check_number(name, value, least):
+    if not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name} must be a whole number of at least {least}, not {value!r}")
 
 
-def _stress(atoms):
-    if atoms.pbc.all() and "stress" in atoms.calc.implemented_properties:
-        with suppress(PropertyNotImplementedError):
-            return np.array(atoms.get_stress(voigt=False), np.float64)
-    return np.full((3, 3), np.nan)
+def _identity(structures, teacher, n_hessian_rows):
+    """What a label file is begun with: the same again goes on with it."""
+    metadata = {"teacher": teacher.description(), "frames": frames_hash(structures)}
+    if n_hessian_rows:
+        metadata["hessian_rows"] = {"a_frame": n_hessian_rows, "displacement": DISPLACEMENT}
+    return {**metadata, "n_frames": len(structures)}
+
+
+def _summarize(store, n_now, seconds):
+    labelled, failed = store.counts()
+    parts = [f"labelled {labelled} frames, {failed} failed"]
+    if n_now:
+        parts.append(f"{n_now} of them now, {seconds / n_now:.3g} s a frame")
+    if failed:
+        parts.append("mlffd labels show tells why, --retry-failed tries those again")
+    print("; ".join(parts), file=sys.stderr)
 
 
 @dataclass
-class _Member:
-    """One labelling process, our end of its pipe, and the frame it is at."""
+class _Labelling:
+    """Hands out the missing frames one at a time and stores each label as it comes back."""
 
-    process: BaseProcess
-    pipe: Connection
-    frame: int | None = None
+    structures: list
+    missing: list
+    store: LabelStore
+    crew: object  # ProcessCrew or RankCrew
+    once_more: list = field(default_factory=list)  # frames that took a process down beside others
+    deaths: int = 0  # in a row
+    reason: str = ""  # the latest why a member did not start
 
+    def run(self):
+        """Until every frame is labelled or has failed; LabelError if nobody is left who could."""
+        self.queue = deque(self.missing)
+        total = len(self.structures)
+        terminal = sys.stderr.isatty()
+        with tqdm(
+            total=total, initial=total - len(self.missing), unit="frame", desc="labelling", smoothing=0.05,
+            mininterval=0.1 if terminal else 10.0,
+        ) as self.progress:  # fmt: skip
+            self._hand_out()
+            while self.queue or self.once_more or self._busy():
+                if not self.crew.members:
+                    raise LabelError(f"no labelling process could load the teacher: {self.reason}")
+                for member, kind, content in self.crew.events():
+                    self._hear(member, kind, content)
+                self._hand_out()
 
-@contextmanager
-def _one_thread_processes(count, teacher):
-    """A crew of processes that each hold the teacher; they end with the block, or when we are killed."""
-    context = multiprocessing.get_context("spawn")
-    before = {name: os.environ.get(name) for name in THREAD_COUNTS}
-    crew = []
-    try:
-        os.environ.update(dict.fromkeys(THREAD_COUNTS, "1"))  # libraries read these when they are loaded
-        for _ in range(count):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, teacher), daemon=True)
-            process.start()
-            theirs.close()  # so that only the process holds it, and its death closes the pipe
-            crew.append(_Member(process, ours))
-        yield crew
-    finally:
-        _restore_environment(before)
-        for member in crew:
-            member.pipe.close()
-            _end(member)
+    def _busy(self):
+        return [member for member in self.crew.members if member.frame is not None]
 
+    def _hand_out(self):
+        for member in self.crew.members:
+            if member.ready and member.frame is None:
+                number = self._next_frame()
+                if number is not None:
+                    member.give(number, self.structures[number])
 
-def _end(member):
-    """An idle process ends by itself when its pipe closes; a busy one is not waited for."""
-    if member.frame is None:
-        member.process.join(10)
-    member.process.terminate()
-    member.process.join()
+    def _next_frame(self):
+        if self.queue:
+            return self.queue.popleft()
+        # alone, with all memory for itself
+        return self.once_more.pop() if self.once_more and not self._busy() else None
 
-
-def _restore_environment(before):
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
+    def _hear(self, member, kind, content):
+        if kind == READY:
+            member.ready = True
+        elif kind == BROKEN or (kind == DIED and not member.ready):
+            self.reason = content
+            self._say(f"a labelling process did not start: {content}")
+            self.crew.remove(member)
+        elif kind == DIED:
+            self._bury(member, content)
         else:
-            os.environ[name] = value
+            number, member.frame = member.frame, None
+            self._keep(number, *content)
+            self.deaths = 0
 
+    def _bury(self, member, reason):
+        """Renew a process that died; its frame is tried once more alone, or has failed if it was alone."""
+        number = member.frame
+        alone = self._busy() == [member]
+        self.crew.renew(member)
+        self.deaths += 1
+        if number is not None and alone:
+            self._keep(number, None, reason)
+        elif number is not None:
+            self.once_more.append(number)
+        if self.deaths >= DEATHS_IN_A_ROW:
+            raise LabelError(
+                f"{self.deaths} labelling processes died in a row, the last at frame {number}: {reason};"
+                " what is labelled is kept; run again, perhaps with fewer workers"
+            )
 
-def _work(pipe, teacher):
-    """In the process: label what comes down the pipe until it closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes the pipe
-    spec, device, directory = teacher
-    calculator = load_teacher(spec, device=device, directory=directory).calculator
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
-    with suppress(EOFError, BrokenPipeError):
-        while True:
-            pipe.send(_label_one(calculator, pipe.recv()))
+    def _keep(self, number, found, reason):
+        try:
+            if reason is None:
+                try:
+                    self.store.add(number, self.structures[number], *found)
+                except LabelError as error:
+                    reason = str(error)
+            if reason is not None:
+                self.store.fail(number, reason)
+                self._say(f"frame {number} failed: {reason}")
+        except OSError as error:  # a full disk is no fault of the frame
+            where = self.store.parts
+            raise LabelError(f"cannot write into {where}: {error.strerror}; run again to go on") from error
+        self.progress.update()
 
-
-def _label_one(calculator, atoms):
-    """(label, None) or (None, reason)."""
-    try:
-        return evaluate(calculator, atoms), None
-    except FRAME_FAILURES as error:
-        return None, f"{type(error).__name__}: {error}"
-
-
-def _label_all(crew, structures, missing, store):
-    """Hand out the missing frames one at a time and store each label as it comes back."""
-    queue = iter(missing)
-    for member in crew:
-        _hand_out(member, queue, structures)
-    total = len(structures)
-    with tqdm(total=total, initial=total - len(missing), unit="frame", desc="labelling") as progress:
-        while busy := {member.pipe: member for member in crew if member.frame is not None}:
-            for pipe in wait(list(busy)):
-                member = busy[pipe]
-                _keep(member, structures, store, progress)
-                _hand_out(member, queue, structures)
-
-
-def _hand_out(member, queue, structures):
-    member.frame = next(queue, None)
-    if member.frame is not None:
-        with suppress(BrokenPipeError):  # a process that died is found out when its answer is read
-            member.pipe.send(structures[member.frame])
-
-
-def _keep(member, structures, store, progress):
-    try:
-        found, reason = member.pipe.recv()
-    except (EOFError, ConnectionResetError) as error:
-        member.process.join(5)
-        raise LabelError(
-            f"a labelling process died at frame {member.frame} (exit code {member.process.exitcode};"
-            " out of memory?): what is labelled is kept; run again, perhaps with fewer workers"
-        ) from error
-    try:
-        reason = reason or _refused(store, member.frame, structures[member.frame], found)
-        if reason is not None:
-            store.fail(member.frame, reason)
-            progress.write(f"frame {member.frame} failed: {reason}")
-    except OSError as error:  # a full disk is no fault of the frame
-        raise LabelError(f"cannot write into {store.parts}: {error.strerror}; run again to go on") from error
-    progress.update()
-
-
-def _refused(store, number, atoms, found):
-    """Store a label; why it was refused, or None."""
-    try:
-        store.add(number, atoms, *found)
-    except LabelError as error:
-        return str(error)
-    return None
+    def _say(self, text):
+        self.progress.write(text, file=sys.stderr)
