@@ -68,6 +68,15 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("config", type=Path, help="TOML file; see mlffd/sweep.py")
     sub.add_argument("-o", "--output", type=Path, required=True, help="folder to write to")
 
+    sub = verb(run_report, "report")
+    sub.add_argument("bundle", help="student bundle, or name of a shipped student")
+    sub.add_argument("labels", type=Path, nargs="+", help="HDF5 label files that it was not trained on")
+    sub.add_argument("--config", type=Path, help="TOML file with tables [fidelity], [bars] and [teacher]")
+    sub.add_argument("--teacher", help="default: that of the labels; none: leave out what needs one")
+    sub.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="teacher settings")
+    sub.add_argument("--into", type=Path, metavar="BUNDLE", help="write the student with its verdict here")
+    sub.add_argument("-o", "--output", type=Path, required=True, help="folder of the report")
+
     sub = verb(run_evaluate, "evaluate")
     sub.add_argument("bundle", help="student bundle, or name of a shipped student")
     sub.add_argument("labels", type=Path, help="HDF5 label file")
@@ -216,6 +225,27 @@ def run_sweep(options) -> int:
     result = sweep(labels, read_labels(home / settings.held_out), settings, options.output)
     print(f"{sentence(result)}\n{options.output / 'sweep.md'}")
     return 0 if result["chosen"] else 1
+
+
+def run_report(options) -> int:
+    """Judge a student by simulations beside its teacher: a page with figures, JSON, a verdict; resumable."""
+    from mlffd.config import read_toml, settings_from
+    from mlffd.dataset.store import join_labels, read_labels
+    from mlffd.fidelity.config import FidelityConfig, report_tables
+    from mlffd.fidelity.report import report, summary
+
+    tables = report_tables(read_toml(options.config) if options.config else {}, str(options.config))
+    settings = settings_from(tables.get("fidelity", {}), FidelityConfig, "[fidelity]")
+    teacher = tables.get("teacher")
+    if options.teacher:
+        teacher = {"name": options.teacher, **dict(setting(text) for text in options.set)}
+    labels = join_labels([read_labels(path) for path in options.labels])
+    home = options.config.parent if options.config else Path(".")
+    judged = report(
+        options.bundle, labels, teacher, settings, tables.get("bars"), options.output, home, options.into
+    )
+    print(*summary(judged), options.output / "report.html", sep="\n")
+    return 1 if judged["failed"] else 0
 
 
 def run_evaluate(options) -> None:

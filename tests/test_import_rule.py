@@ -37,6 +37,7 @@ RESTS_ON = {
     "train": ["dataset.store", "bundle", "config", "allocator"],
     "speed": [],
     "sweep": ["train", "dataset.store", "engine", "environment", "report", "speed"],
+    "fidelity": ["dynamics", "dataset", "drivers", "report", "speed"],
     "distill": ["train", "dataset"],
     "report": ["errors", "units", "config", "files", "verdict"],
 }

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: MIT
+"""All that two trajectories from the same starts say beside each other."""
+
+import numpy as np
+
+from mlffd.fidelity.beside import Findings, Pair, notes, short
+from mlffd.fidelity.diffusion import compare_diffusion
+from mlffd.fidelity.lines import line
+from mlffd.fidelity.observables import pressure
+from mlffd.fidelity.statistics import combined, mean_with_error, n_independent
+from mlffd.fidelity.structure import compare_bonds, compare_rdfs
+
+
+def compare(pair: Pair, rdf_range: float, remark: str = "") -> Findings:
+    """Structure, pressure and diffusion; each line's note begins with the remark."""
+    found = compare_rdfs(pair, rdf_range)
+    for part in (compare_bonds(pair), compare_pressure(pair), compare_diffusion(pair)):
+        found.add(part)
+    found.lines = [{**one, "note": notes(remark, one["note"])} for one in found.lines]
+    return found
+
+
+def compare_pressure(pair: Pair) -> Findings:
+    """Virial and kinetic part, in GPa."""
+    reason = ""
+    if not pair.periodic:
+        reason = "no pressure: not periodic in three directions"
+    elif not all(np.isfinite(replica.stresses).all() for replica in pair.teacher):
+        reason = "the teacher gives no stress"
+    if reason:
+        return Findings([line("pressure_difference", None, None, reason)])
+    series = [
+        [pressure(r.stresses, len(r.start), r.start.get_volume(), pair.temperature) for r in replicas]
+        for replicas in pair.both
+    ]
+    (teacher, error), (student, error_2) = map(mean_with_error, series)
+    both = f"teacher {teacher:.4g} ± {error:.2g}, student {student:.4g} ± {error_2:.2g} GPa"
+    note = notes(both, short(n_independent(series[0])))
+    return Findings([line("pressure_difference", student - teacher, combined(error, error_2), note)])

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+"""What a fidelity report is told: how long, how hot, from where."""
+
+import math
+from dataclasses import dataclass, field
+
+from mlffd.config import check_keys
+from mlffd.errors import ConfigError
+
+PARTS = ("errors", "gradient", "teacher", "student", "hot", "constant_energy", "speed")
+
+
+@dataclass(frozen=True)
+class FidelityConfig:
+    """Table ``[fidelity]`` of a config; times of trajectories are in steps.
+
+    The student equilibrates ``replicas`` structures; from there it and the teacher run at the same
+    conditions, each with its own number of steps, of which the first ``settling`` are not looked at. The
+    teacher's trajectory costs one evaluation of the teacher a replica every ``slow_every`` steps, between
+    which the student moves the atoms (r-RESPA, mlffd/dynamics.py); with 1 it is the teacher alone.
+
+    Raises:
+        ConfigError: values that cannot be meant.
+    """
+
+    parts: list = field(default_factory=lambda: list(PARTS))  # which to measure
+    starts: str | None = None  # file of structures; None: from the held-out frames, near the temperature
+    replicas: int = 4
+    temperature: float = 300.0  # K
+    hot_factor: float = 1.5  # times the temperature: a test of stability
+    time_step: float = 0.5  # fs
+    time_constant: float = 500.0  # fs, of the thermostat
+    equilibration: int = 2000
+    settling: int = 200
+    teacher_steps: int = 2000
+    slow_every: int = 8
+    student_steps: int = 20000
+    interval: int = 16  # steps between frames of the student that are looked at
+    hot_steps: int = 10000
+    constant_energy_steps: int = 20000
+    rdf_range: float = 6.0  # Å
+    worst_frames: int = 10  # of the held-out ones, to save
+    gradient_directions: int = 4  # in which the teacher's energy is differentiated
+    seed: int = 0
+
+    def __post_init__(self):
+        check_keys(dict.fromkeys(self.parts), PARTS, "[fidelity] parts")
+        for name in POSITIVE:
+            value = getattr(self, name)
+            if not 0.0 < value < math.inf:
+                raise ConfigError(f"[fidelity]: {name} must be greater than 0, not {value}")
+        for name in ("settling", "worst_frames", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"[fidelity]: {name} must not be less than 0, but is {getattr(self, name)}")
+        shortest = min(self.teacher_steps, self.student_steps)
+        if self.settling >= shortest:
+            raise ConfigError(f"[fidelity]: settling = {self.settling} leaves nothing of {shortest} steps")
+
+
+TABLES = ("teacher", "fidelity", "bars")
+
+
+def report_tables(config: dict, where: str) -> dict:
+    """The tables ``teacher``, ``fidelity`` and ``bars`` of a config, those that there are.
+
+    Raises:
+        ConfigError: another key, where it is not the config of a distillation, which has a name.
+    """
+    if "name" not in config:
+        check_keys(config, TABLES, where)
+    return {name: config[name] for name in TABLES if name in config}
+
+
+POSITIVE = (
+    "replicas", "temperature", "hot_factor", "time_step", "time_constant", "equilibration",
+    "teacher_steps", "slow_every", "student_steps", "interval", "hot_steps", "constant_energy_steps",
+    "rdf_range", "gradient_directions",
+)  # fmt: skip

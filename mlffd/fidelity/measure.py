@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: MIT
+"""The measurements of a fidelity report, as the JSON that mlffd/report/ judges and turns into a page.
+
+    {"format": 1, "student": {...}, "teacher": {...}, "conditions": {...}, "environment": {...},
+     "command": "...",
+     "lines": [{"name", "title", "value", "error", "unit", "note"}],
+     "curves": [{"name", "x", "x_label", "y_label", "teacher", "teacher_error", "student", "student_error"}],
+     "tables": [{"title", "columns", "rows"}], "files": {...}}
+
+A value of None was not measured, and the note says why. What is done is kept in the report's folder and not
+done again; a teacher's trajectory goes on where it was stopped.
+"""
+
+import dataclasses
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from mlffd.bundle import Bundle, read_bundle
+from mlffd.dataset.label import read_frames
+from mlffd.dataset.store import LabelledSet, read_labels
+from mlffd.dynamics import evaluate_with
+from mlffd.engine import Engine
+from mlffd.environment import commit, cpu_model, installed_version, load_average
+from mlffd.errors import ConfigError
+from mlffd.fidelity.beside import Findings, Pair
+from mlffd.fidelity.compare import compare
+from mlffd.fidelity.config import FidelityConfig
+from mlffd.fidelity.envelope import outside_line
+from mlffd.fidelity.errors import error_lines, error_tables, frame_errors, write_worst_frames
+from mlffd.fidelity.gradient import gradient_test
+from mlffd.fidelity.lines import line, plain, table
+from mlffd.fidelity.motion import block_groups, cut_line, drift_line, trajectory_table
+from mlffd.fidelity.runs import Runs, choose_starts, digest
+from mlffd.fidelity.speed import speed_lines, time_student, time_teacher
+from mlffd.files import write_atomically
+from mlffd.teachers import load_teacher
+
+FORMAT = 1
+PACKAGES = ("mlffd", "torch", "numpy", "ase", "sevenn")
+
+
+def measure(
+    bundle_path: str | Path,
+    held_out: LabelledSet,
+    teacher_spec: dict | str | None,
+    settings: FidelityConfig,
+    folder: str | Path,
+    directory: str | Path = ".",
+    command: str | None = None,
+) -> dict:
+    """Measure a student beside its teacher, and return the report's JSON.
+
+    Args:
+        bundle_path: student bundle, or name of a shipped student.
+        held_out: labels that the student was not trained on.
+        teacher_spec: for ``load_teacher``, files it names being relative to ``directory``; None: there is no
+            teacher here, and what needs one is left out.
+        settings: how long, how hot, which parts.
+        folder: for trajectories, label file of the teacher's own dynamics, worst frames.
+        command: that asked for it; by default that of this process.
+
+    Raises:
+        ConfigError: the student was trained on these labels, or they are of another teacher.
+        BundleError, TeacherError, LabelError, StructureError: with one line that says what is wrong.
+    """
+    return Measurement(
+        read_bundle(bundle_path), held_out, teacher_spec, settings, Path(folder), Path(directory), command
+    ).report()
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """One report in the making; see ``measure``."""
+
+    bundle: Bundle
+    held_out: LabelledSet
+    teacher_spec: dict | str | None
+    settings: FidelityConfig
+    folder: Path
+    directory: Path
+    command: str | None = None
+
+    def report(self) -> dict:
+        self.check()
+        (self.folder / "parts").mkdir(parents=True, exist_ok=True)
+        found = Findings()
+        measured = {name: self.part(name) for name in self.settings.parts}
+        for name in ORDER:
+            part = measured.get(name, {})
+            found.add(Findings(*(part.get(kind, []) for kind in ("lines", "curves", "tables"))))
+        files = {key: name for part in measured.values() for key, name in part.get("files", {}).items()}
+        return {
+            "format": FORMAT,
+            "student": self.student_facts(),
+            "teacher": {**(self.teacher_facts or {}), **measured.get("gradient", {}).get("teacher", {})},
+            "conditions": self.conditions(),
+            "environment": environment(),
+            "command": self.command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            **vars(found),
+            "files": files,
+        }
+
+    def check(self) -> None:
+        """Refuse what would make a report that means nothing."""
+        if self.bundle.metadata.get("labels", {}).get("sha256") == self.held_out.hash:
+            raise ConfigError("the student was trained on these labels: a report needs held-out ones")
+        labelled_by = self.held_out.metadata["teacher"]
+        here = self.teacher_facts or labelled_by
+        for key in ("name", "settings"):
+            if here.get(key) != labelled_by.get(key):
+                raise ConfigError(
+                    f"the held-out labels are of a teacher with {key} {labelled_by.get(key)!r}, this one has "
+                    f"{here.get(key)!r}"
+                )
+
+    @cached_property
+    def teacher(self):
+        """The loaded teacher; None where there is none."""
+        return (
+            None if self.teacher_spec is None else load_teacher(self.teacher_spec, directory=self.directory)
+        )
+
+    @cached_property
+    def teacher_facts(self) -> dict | None:
+        return self.teacher and self.teacher.description()
+
+    @cached_property
+    def evaluate_teacher(self) -> Callable | None:
+        return self.teacher and evaluate_with(self.teacher.calculator)
+
+    @cached_property
+    def exact(self) -> Engine:
+        """The student in float64, for errors."""
+        return Engine(self.bundle, dtype="float64")
+
+    @cached_property
+    def runs(self) -> Runs:
+        settings = self.settings
+        path = settings.starts and self.directory / settings.starts
+        structures = read_frames(path) if path else self.held_out.structures
+        starts = choose_starts(structures, settings.replicas, settings.temperature)
+        return Runs(self.bundle, starts, settings, self.folder, self.teacher_facts, self.evaluate_teacher)
+
+    def part(self, name: str) -> dict:
+        """Lines, curves, tables and files of a part; from disk if measured under the same conditions."""
+        facts = [self.bundle.weights_sha256, self.held_out.hash, self.teacher_facts]
+        settings = {key: value for key, value in vars(self.settings).items() if key != "parts"}
+        path = self.folder / "parts" / f"{name}_{digest([FORMAT, *facts, settings])}.json"
+        if path.exists():
+            return json.loads(path.read_text())
+        found = PARTS_OF[name](self)
+        write_atomically(path, json.dumps(plain_part(found), indent=1) + "\n")
+        return found
+
+    def student_facts(self) -> dict:
+        student = self.bundle.student
+        return {
+            "name": self.bundle.name, "family": student.family,
+            "parameters": sum(parameter.numel() for parameter in student.parameters()),
+            "weights_sha256": self.bundle.weights_sha256, "architecture": student.architecture,
+        }  # fmt: skip
+
+    def conditions(self) -> dict:
+        """The settings, and what was judged on."""
+        labels = self.held_out
+        facts = {
+            "sha256": labels.hash,
+            "n_frames": len(labels),
+            "n_failed": len(labels.metadata.get("failed", {})),
+        }
+        return {**dataclasses.asdict(self.settings), "held_out": facts}
+
+    # the parts
+
+    def errors(self) -> dict:
+        """On the held-out frames."""
+        found = frame_errors(self.exact, self.held_out)
+        path = self.folder / "worst.xyz"
+        rows = write_worst_frames(path, self.exact, self.held_out, found, self.settings.worst_frames)
+        columns = ["frame", "force MAE, meV/Å", "worst atom", "its error, meV/Å"]
+        worst = table("Worst held-out frames (worst.xyz)", columns, rows)
+        tables = [*error_tables(found, self.held_out.structures), worst]
+        return {"lines": error_lines(found), "tables": tables, "files": {"worst_frames": path.name}}
+
+    def gradient(self) -> dict:
+        """Of the teacher."""
+        name = "teacher_gradient_error"
+        if self.teacher is None:
+            return {"lines": [line(name, None, None, NO_TEACHER)]}
+        settings = self.settings
+        found = gradient_test(
+            self.evaluate_teacher, self.runs.raw_starts, settings.gradient_directions, settings.seed
+        )
+        if found is None:
+            return {"lines": [line(name, None, None, "all forces vanish")]}
+        return {"lines": [found.line()], "teacher": {"conservative": found.conservative}}
+
+    def student(self) -> dict:
+        """The student's own runs at the temperature."""
+        runs = self.runs
+        lines = [cut_line("cut_trajectories", runs, runs.student, self.settings.temperature, "student")]
+        lines.append(outside_line(Engine(self.bundle), runs.student))
+        return {
+            "lines": lines,
+            "tables": [trajectory_table("Student's trajectories", runs.student, self.settings)],
+        }
+
+    def hot(self) -> dict:
+        temperature = self.settings.temperature * self.settings.hot_factor
+        return {"lines": [cut_line("cut_trajectories_hot", self.runs, self.runs.hot, temperature, "hot")]}
+
+    def constant_energy(self) -> dict:
+        return {"lines": [drift_line(self.runs.constant_energy, self.settings.time_step)]}
+
+    def speed(self) -> dict:
+        """Of both, one after the other, at the first start."""
+        start, began, engine = self.runs.raw_starts[0], load_average(), Engine(self.bundle)
+        student = time_student(engine.evaluate, start)
+        teacher = self.teacher and time_teacher(self.evaluate_teacher, start)
+        note = f"{len(start)} atoms, {torch.get_num_threads()} threads, backend {engine.backend}, "
+        note += f"load {began:g} before and {load_average():g} after"
+        return {"lines": speed_lines(student, teacher, note)}
+
+    def teacher_part(self) -> dict:
+        """The teacher's own trajectory: what its labels say, and the student's trajectory beside it."""
+        runs = self.runs
+        if self.teacher is None or not runs.starts:
+            why = (
+                NO_TEACHER
+                if self.teacher is None
+                else "every start blew up while the student equilibrated it"
+            )
+            return {"lines": [line(name, None, None, why) for name in BY_TRAJECTORIES]}
+        settled = [replica.after(self.settings.settling) for replica in runs.teacher_md]
+        tables = [trajectory_table("Teacher's trajectories", runs.teacher_md, self.settings)]
+        if not any(len(replica) for replica in runs.teacher_md):
+            why = f"the teacher's run was cut at once: {runs.teacher_md[0].cut}"
+            return {"lines": [line(name, None, None, why) for name in BY_TRAJECTORIES], "tables": tables}
+        path = runs.teacher_labels()
+        along = frame_errors(self.exact, read_labels(path))
+        along = dataclasses.replace(along, groups=block_groups(runs.teacher_md))
+        lines = [teacher_md_line(along)]
+        beside = [replica.after(self.settings.settling) for replica in runs.student]
+        whole = [
+            (t, s) for t, s in zip(settled, beside) if t.cut is None and s.cut is None and len(t) and len(s)
+        ]
+        files = {"teacher_md": path.name}
+        if not whole:
+            why = "no replica came through with both teacher and student"
+            return {
+                "lines": lines + [line(n, None, None, why) for n in BY_TRAJECTORIES[1:]],
+                "tables": tables,
+                "files": files,
+            }
+        pair = Pair(*zip(*whole), self.settings.time_step, self.settings.temperature)
+        remark = "" if len(whole) == len(settled) else f"{len(whole)} of {len(settled)} replicas came through"
+        found = compare(pair, self.settings.rdf_range, remark)
+        return {
+            "lines": lines + found.lines,
+            "curves": found.curves,
+            "tables": tables + found.tables,
+            "files": files,
+        }
+
+
+NO_TEACHER = "there is no teacher here to measure with"
+BY_TRAJECTORIES = (
+    "teacher_md_force_mae", "rdf_peak_position", "rdf_peak_height", "pressure_difference", "diffusion_ratio",
+)  # fmt: skip
+PARTS_OF = {
+    "errors": Measurement.errors, "gradient": Measurement.gradient, "teacher": Measurement.teacher_part,
+    "student": Measurement.student, "hot": Measurement.hot, "constant_energy": Measurement.constant_energy,
+    "speed": Measurement.speed,
+}  # fmt: skip
+ORDER = ("errors", "teacher", "student", "hot", "constant_energy", "speed", "gradient")  # on the page
+
+
+def teacher_md_line(along) -> dict:
+    """Force error along the teacher's own trajectory; energies and stresses in the note."""
+    force, _, energy, *rest = error_lines(along)
+    others = [f"{one['unit']}: {one['value']:.3g}" for one in (energy, *rest) if one["value"] is not None]
+    note = f"{len(along.energies)} frames, teacher_md.h5; MAE of energy and stress, " + ", ".join(others)
+    return {**line("teacher_md_force_mae", force["value"], force["error"], note)}
+
+
+def plain_part(found: dict) -> dict:
+    return {
+        key: plain_part(value) if isinstance(value, dict) else plain(value) for key, value in found.items()
+    }
+
+
+def environment() -> dict:
+    """Where, when and with what it was measured."""
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "commit": commit() or "unknown",
+        "cpu": cpu_model(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+        "load_average": load_average(), "versions": {name: installed_version(name) for name in PACKAGES},
+    }  # fmt: skip
