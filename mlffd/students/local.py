@@ -61,6 +61,17 @@ class LocalStudent(TrainedStudent):
                 energies = energies.index_copy(0, atoms, network(density[atoms]))
         return energies
 
+    def last_features(self, graph: Graph) -> Tensor:
+        """The last hidden layer of each species' network; see ``Student.last_features``."""
+        species_idx = self.species_idx(graph)
+        distance = torch.linalg.vector_norm(graph.edge_vectors, dim=1)
+        density = self.density(graph, species_idx, distance)
+        features = density.new_zeros(graph.n_centers, self.networks[0].layers[-1].in_features)
+        for k, network in enumerate(self.networks):
+            (atoms,) = torch.nonzero(species_idx[: graph.n_centers] == k, as_tuple=True)
+            features = features.index_copy(0, atoms, network.last_features(density[atoms]))
+        return features
+
     @torch.no_grad()
     def calibrate(self, graphs: list[Graph]) -> None:
         """Standardize each species' invariants: zero mean, unit variance over the training structures."""
@@ -137,11 +148,15 @@ class SpeciesNetwork(nn.Module):
             invariants += four_body(first[1], first[2])
         return torch.cat(invariants, dim=1)
 
-    def forward(self, density: Tensor) -> Tensor:
+    def last_features(self, density: Tensor) -> Tensor:
+        """The last hidden layer (n, its size), in which energies are linear; without one the invariants."""
         features = (self.invariants(density) - self.invariant_mean) * self.invariant_scale
         for layer in self.layers[:-1]:
             features = nn.functional.silu(layer(features))
-        return self.layers[-1](features)[:, 0]
+        return features
+
+    def forward(self, density: Tensor) -> Tensor:
+        return self.layers[-1](self.last_features(density))[:, 0]
 
 
 def four_body(vector: Tensor, quadrupole: Tensor) -> list[Tensor]:

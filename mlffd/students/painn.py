@@ -40,6 +40,15 @@ class PainnStudent(TrainedStudent):
         )  # fmt: skip
 
     def interaction(self, graph: Graph, species_idx: Tensor, distance: Tensor) -> Tensor:
+        return self.readout(self.scalars(graph, species_idx, distance))[:, 0]
+
+    def last_features(self, graph: Graph) -> Tensor:
+        """The hidden layer of the readout; see ``Student.last_features``."""
+        distance = torch.linalg.vector_norm(graph.edge_vectors, dim=1)
+        return self.readout[:-1](self.scalars(graph, self.species_idx(graph), distance))
+
+    def scalars(self, graph: Graph, species_idx: Tensor, distance: Tensor) -> Tensor:
+        """Scalar features (n_centers, features) after all messages."""
         if self.n_layers > 1 and graph.n_centers != graph.n_atoms and graph.exchange is None:
             raise ValueError(
                 f"messages travel {self.n_layers} edges far: with ghost atoms they need an exchange"
@@ -53,7 +62,7 @@ class PainnStudent(TrainedStudent):
                 scalars, vectors = with_ghosts(graph, scalars, vectors)
             scalars, vectors = message(graph, directions, radial, scalars, vectors)
             scalars, vectors = update(scalars, vectors)
-        return self.readout(scalars)[:, 0]
+        return scalars
 
 
 class Message(nn.Module):

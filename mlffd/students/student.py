@@ -6,7 +6,7 @@ import torch
 from ase.data import chemical_symbols
 from torch import Tensor, nn
 
-from mlffd.errors import UnknownElementError
+from mlffd.errors import ConfigError, UnknownElementError
 from mlffd.graph import Graph
 from mlffd.students.baseline import Baseline
 
@@ -39,6 +39,16 @@ class Student(nn.Module):
     @abstractmethod
     def forward(self, graph: Graph) -> Tensor:
         """Atomic energies (n_centers,) in eV, float64."""
+
+    def last_features(self, graph: Graph) -> Tensor:
+        """What tells environments of one species apart for this student: (n_centers, n_features).
+
+        Its learned energy is linear in them, with weights that may differ from species to species.
+
+        Raises:
+            ConfigError: the student has none.
+        """
+        raise ConfigError(f"a {self.family} student has no features to tell environments apart by")
 
     def cast(self, dtype: torch.dtype) -> "Student":
         """Parameters and buffers in ``dtype``; reference energies and the cutoff stay float64."""
