@@ -46,6 +46,14 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("config", type=Path, help="TOML file with stages; see mlffd/dataset/sample.py")
     sub.add_argument("-o", "--output", type=Path, required=True, help="extxyz file to write")
 
+    sub = verb(run_teachers, "teachers")
+    sub.add_argument("name", nargs="?", help="tell all about this one: facts, settings, how to install it")
+
+    sub = verb(run_audit, "audit")
+    sub.add_argument("frames", type=Path, help="structures, any file ASE reads")
+    sub.add_argument("--teacher", help="name of the teacher they are for; it need not be installed")
+    sub.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="teacher settings")
+
     sub = verb(run_label, "label")
     sub.add_argument("frames", type=Path, help="structures, any file ASE reads")
     sub.add_argument("--teacher", required=True, help="see `mlffd teachers`, or module:factory")
@@ -179,6 +187,28 @@ def run_sample(options) -> None:
     directory = options.config.parent
     load = partial(load_calculator, directory=directory)
     sample(read_toml(options.config), options.output, load, directory=directory)
+
+
+def run_teachers(options) -> None:
+    """List the teachers: installed or not, elements, cell, stress, licences, download."""
+    from mlffd.teachers.listing import one, table
+
+    print(one(options.name) if options.name else table())
+
+
+def run_audit(options) -> int:
+    """Look at frames before a teacher is paid for them; exit status 1 if some cannot be meant."""
+    from mlffd.dataset.audit import audit
+    from mlffd.dataset.label import read_frames
+    from mlffd.teachers import facts_of
+
+    frames = read_frames(options.frames)
+    facts = facts_of(options.teacher) if options.teacher else None
+    findings = audit(frames, facts, dict(setting(text) for text in options.set))
+    print(*findings, sep="\n", end="\n" if findings else "")
+    n_errors = sum(finding.level == "error" for finding in findings)
+    print(f"{len(frames)} frames: {n_errors} errors, {len(findings) - n_errors} warnings")
+    return 1 if n_errors else 0
 
 
 def run_label(options) -> None:

@@ -51,3 +51,7 @@ class NonFiniteResultError(MlffdError):
 
 class GuardError(MlffdError):
     """A simulation has left what its student was trained on, and was told to stop then."""
+
+
+class AuditError(MlffdError):
+    """Frames that no teacher should be asked to label."""

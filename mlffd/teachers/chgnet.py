@@ -33,6 +33,6 @@ TEACHERS = {
         package="chgnet",
         elements=MATERIALS_PROJECT,
         periodic="required",
-        settings={"model": '"0.3.0" (default, PBE+U), "r2scan", or the older "0.2.0"'},
+        settings={"model": '"0.3.0" (PBE+U), "r2scan", or the older "0.2.0"'},
     )
 }

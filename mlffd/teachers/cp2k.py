@@ -8,6 +8,7 @@ import hashlib
 import shlex
 import subprocess
 import tempfile
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,13 +41,13 @@ class FreshCp2k(CP2K):
             super().calculate(atoms, properties, all_changes)
         except SHELL_FAILURES as error:
             self._abandon_shell()
-            raise TeacherError(
-                f"CP2K stopped: {_last_words(Path(self.label + '.out')) or error!r}"
-            ) from error
+            reason = _last_words(Path(self.label + ".out")) or "its process ended, with no word in its output"
+            raise TeacherError(f"CP2K stopped: {reason}") from error
 
     def _abandon_shell(self):
         """The next frame gets a CP2K of its own."""
-        with suppress(*SHELL_FAILURES, RuntimeWarning):
+        with suppress(*SHELL_FAILURES), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the shell has to be ended
             self._shell.close()
         self._shell = self._force_env_id = self.atoms = None
 
@@ -126,9 +127,7 @@ TEACHERS = {
         program="cp2k.psmp",
         elements_note="those of the input",
         conservative=None,
-        settings={
-            "command": f'how its shell is started (default "{COMMAND}"); with OMP_NUM_THREADS as it is'
-        },
+        settings={"command": "how CP2K's shell is started; threads are OMP_NUM_THREADS"},
         note="leave coordinates, &CELL and PROJECT out of the input; it runs in the input's folder",
     )
 }

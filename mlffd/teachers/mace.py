@@ -113,6 +113,7 @@ TEACHERS = {
         elements=None,
         elements_note="89",
         charged=True,
+        note="trained on molecules and clusters without a cell; " + MATERIALS.note,
         settings={**DTYPE, **WEIGHTS_SETTING, **CHARGE_SETTINGS},
     ),
 }

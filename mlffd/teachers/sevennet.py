@@ -54,6 +54,7 @@ SHIPPED = TeacherFacts(
     install=INSTALL,
     package="sevenn",
     elements=MATERIALS_PROJECT,
+    note="wants e3nn 0.5 or later, MACE pins 0.4.4: each in an environment of its own",
 )
 TEACHERS = {
     "7net-0": SHIPPED,
