@@ -67,6 +67,31 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     sub.add_argument("-o", "--output", type=Path, required=True, help="HDF5 label file")
 
+    labels = verbs.add_parser("labels", help="Show label files; import and export them.").add_subparsers(
+        required=True, metavar="VERB"
+    )
+    sub = verb(run_labels_show, "show", labels)
+    sub.add_argument("labels", type=Path, help="HDF5 label file")
+    sub = verb(run_labels_export, "export", labels)
+    sub.add_argument("labels", type=Path, help="HDF5 label file")
+    sub.add_argument("-o", "--output", type=Path, required=True, help="extxyz file to write")
+    sub = verb(run_labels_import, "import", labels)
+    sub.add_argument("frames", type=Path, help="structures with energies and forces, any file ASE reads")
+    sub.add_argument("-o", "--output", type=Path, required=True, help="HDF5 label file to write")
+    sub.add_argument("--teacher-name", dest="name", help="who made the labels")
+    sub.add_argument("--teacher-version", dest="version", default="not stated")
+    sub.add_argument("--licence", help="under which these labels may be used")
+    sub.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings to be remembered")
+    for what in ("energy", "forces", "stress", "virial"):
+        sub.add_argument(f"--{what}-key", dest=what, metavar="KEY", help=f"name of the {what} in the file")
+    sub.add_argument("--stress-unit", choices=["eV/A3", "GPa", "kbar", "bar"], help="(default eV/A3)")
+    sub.add_argument(
+        "--stress-sign", choices=["tension", "compression"],
+        help="what a positive stress means (default tension, as in ASE)",
+    )  # fmt: skip
+    sub.add_argument("--no-stress", action="store_true", help="leave stresses and virials out")
+    sub.add_argument("--skip-bad", action="store_true", help="record frames without a sound label as failed")
+
     sub = verb(run_train, "train")
     sub.add_argument("labels", type=Path, nargs="+", help="HDF5 label files")
     sub.add_argument("--config", type=Path, help="TOML file with tables [student] and [train]")
@@ -222,6 +247,32 @@ def run_label(options) -> None:
     )  # fmt: skip
     if content_hash is not None:  # under mpiexec the first rank speaks
         print(content_hash)
+
+
+def run_labels_show(options) -> None:
+    """Show what a label file holds, who made it, and which frames failed."""
+    from mlffd.dataset.describe import describe
+
+    print("\n".join(describe(options.labels)))
+
+
+def run_labels_export(options) -> None:
+    """Write a label file as extended XYZ, without loss."""
+    from mlffd.dataset.extxyz import export_labels
+
+    labels = export_labels(options.labels, options.output)
+    print(f"wrote {options.output}: {len(labels)} frames")
+
+
+def run_labels_import(options) -> None:
+    """Make a label file of structures that were labelled elsewhere; signs and units are checked."""
+    from dataclasses import fields
+
+    from mlffd.dataset.import_labels import Origin, import_labels
+
+    given = {field.name: getattr(options, field.name) for field in fields(Origin) if field.name != "settings"}
+    origin = Origin(**given, settings=dict(setting(text) for text in options.set))
+    print(import_labels(options.frames, options.output, origin))
 
 
 def run_train(options) -> None:

@@ -73,7 +73,7 @@ def frame_record(number, atoms, energy, forces, stress, hessian=None):
         "energy": np.float64(energy),
         "forces": np.asarray(forces, np.float64),
         "stress": np.asarray(stress, np.float64),
-        "info": json.dumps(_plain(atoms.info), sort_keys=True),
+        "info": json.dumps(plain_info(atoms.info), sort_keys=True),
     }
     if hessian is not None:
         record["hessian_components"] = np.asarray(hessian[0], np.int64)
@@ -103,6 +103,11 @@ def write_labels(path, records, metadata):
         image = file.id.get_file_image()
     write_atomically(path, image)
     return content_hash
+
+
+def hash_of(records, metadata):
+    """The hash that a file of these frame_record()s would have."""
+    return _content_hash(_joined(records), metadata)
 
 
 def read_labels(path):
@@ -180,7 +185,7 @@ def _check_label(n_atoms, energy, forces, stress, hessian):
             raise LabelError("the teacher's Hessian rows are not finite")
 
 
-def _plain(info):
+def plain_info(info):
     """What of an info dict fits into JSON."""
     kept = {}
     for key, value in info.items():
