@@ -4,6 +4,7 @@
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto;
@@ -68,6 +69,24 @@ class Items:
 
     def html(self) -> str:
         return "<ul>" + "".join(f"<li>{escape(text)}</li>" for text in self.texts) + "</ul>"
+
+
+@dataclass(frozen=True)
+class Links:
+    """Files beside the page, by what they are."""
+
+    files: dict[str, str]
+
+    def markdown(self) -> str:
+        return "\n".join(
+            f"- {plain(name)}: [{plain(file)}]({quote(file)})" for name, file in self.files.items()
+        )
+
+    def html(self) -> str:
+        # a quoted path cannot be anything but a file: no scheme, no script
+        items = (f'<li>{escape(name)}: <a href="./{quote(file)}">{escape(file)}</a></li>'
+                 for name, file in self.files.items())  # fmt: skip
+        return f"<ul>{''.join(items)}</ul>"
 
 
 @dataclass(frozen=True)

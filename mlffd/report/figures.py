@@ -24,7 +24,7 @@ STYLE = {
     "svg.fonttype": "path",  # looks the same wherever it is seen
     "svg.hashsalt": "mlffd",  # the same figure has the same bytes
 }
-WIDTH, PANEL_HEIGHT, N_COLUMNS = 8.0, 2.1, 3  # inches
+WIDTH, PANEL_HEIGHT, N_COLUMNS = 8.0, 2.7, 3  # inches
 
 
 def has_matplotlib() -> bool:
@@ -126,38 +126,55 @@ def _plain_ticks(axes) -> None:
 
 
 def curves_figure(curves: list[dict], kind: str = "svg"):
-    """Small multiples of one kind of curve: the teacher's and the student's, with errors as bands."""
+    """Small multiples of a kind of curve: teacher and student, below their difference; errors as bands."""
     n_columns = min(N_COLUMNS, len(curves))
     n_rows = math.ceil(len(curves) / n_columns)
+    width = WIDTH * (0.45 + 0.55 * n_columns / N_COLUMNS)
 
     def draw(figure) -> None:
-        grid = figure.subplots(n_rows, n_columns, squeeze=False)
-        for axes in grid.flat[len(curves) :]:
-            axes.set_axis_off()
-        for axes, curve in zip(grid.flat, curves):
-            _draw_curve(axes, curve)
-        for axes in grid[:, 0]:
-            axes.set_ylabel(curves[0]["y_label"])
+        grid = figure.subplots(2 * n_rows, n_columns, squeeze=False, height_ratios=[3.0, 1.0] * n_rows)
+        for place in range(n_rows * n_columns):
+            row, column = divmod(place, n_columns)
+            panels = grid[2 * row, column], grid[2 * row + 1, column]
+            if place < len(curves):
+                _draw_curve(*panels, curves[place], with_label=column == 0)
+            else:
+                for axes in panels:
+                    axes.set_axis_off()
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper right", ncols=2)
 
-    return drawn(draw, height=0.35 + (PANEL_HEIGHT if len(curves) > 1 else 2.8) * n_rows, kind=kind)
+    return drawn(draw, width, 0.35 + PANEL_HEIGHT * n_rows, kind)
 
 
-def _draw_curve(axes, curve: dict) -> None:
-    """One panel."""
-    x = numbers(curve["x"])
-    for who, color, line_width in (("teacher", TEACHER, 2.0), ("student", STUDENT, 1.1)):
+def _draw_curve(axes, below, curve: dict, with_label: bool) -> None:
+    """One curve: a panel with both, and one with student minus teacher."""
+    x, of = numbers(curve["x"]), {}
+    for who, color, line_width in (("teacher", TEACHER, 2.2), ("student", STUDENT, 1.1)):
         if curve.get(who) is None:
             continue
-        y = numbers(curve[who])
-        axes.plot(x, y, color=color, linewidth=line_width, label=who)
-        if curve.get(f"{who}_error") is not None:
-            error = numbers(curve[f"{who}_error"])
-            low, high = ([value + sign * e for value, e in zip(y, error)] for sign in (-1, 1))
-            axes.fill_between(x, low, high, color=color, alpha=0.25, linewidth=0)
-    axes.set(title=curve["name"].partition(" ")[2] or curve["name"], xlabel=curve["x_label"])
-    axes.margins(x=0)
+        of[who] = numbers(curve[who]), numbers(curve.get(f"{who}_error") or [0.0] * len(x))
+        _draw_band(axes, x, *of[who], color=color, linewidth=line_width, label=who)
+    if len(of) == 2:
+        difference = [s - t for t, s in zip(of["teacher"][0], of["student"][0])]
+        error = [math.hypot(t, s) for t, s in zip(of["teacher"][1], of["student"][1])]
+        _draw_band(below, x, difference, error, color=BAR, linewidth=1.0)
+        below.axhline(0.0, color=TEACHER, linewidth=0.6)
+    left = next((place for place, values in zip(x, zip(*(y for y, _ in of.values()))) if any(values)), x[0])
+    for panel in (axes, below):
+        panel.set_xlim(left if left > 0.2 * x[-1] else x[0], x[-1])
+    axes.set(
+        title=curve["name"].partition(" ")[2] or curve["name"], ylabel=curve["y_label"] if with_label else ""
+    )
+    axes.tick_params(labelbottom=False)
+    below.set(xlabel=curve["x_label"], ylabel="difference" if with_label else "")
+
+
+def _draw_band(axes, x: list, y: list, error: list, **style) -> None:
+    """A line within a band of its error."""
+    low, high = ([value + sign * e for value, e in zip(y, error)] for sign in (-1, 1))
+    axes.fill_between(x, low, high, color=style["color"], alpha=0.25, linewidth=0)
+    axes.plot(x, y, **style)
 
 
 def errors_figure(tables: list[dict], kind: str = "svg"):
