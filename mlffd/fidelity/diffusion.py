@@ -12,6 +12,7 @@ from mlffd.fidelity.trajectories import Recording
 LONGEST_LAG, LEAST_LAG = 5.0, 0.2  # ps: no need to look at longer ones; before that atoms do not diffuse yet
 LEAST_DISPLACEMENT = 1.0  # Å^2: atoms that have moved less have not left their neighbors
 WORST_ERROR = 0.3  # of a ratio of two coefficients that says anything
+LEAST_BLOCKS = 4  # that an error can be taken from
 N_LAGS = 40
 UNIT = 10.0  # 1e-9 m^2/s in Å^2/ps
 
@@ -99,6 +100,8 @@ def diffusion_row(element: str, blocks: list[np.ndarray], longest: float) -> lis
     doubt = ""
     if moved < LEAST_DISPLACEMENT:
         doubt = f"no diffusion to judge: {moved:.2g} Å² in {longest:.2g} ps"
+    elif len(blocks[0]) < LEAST_BLOCKS:
+        doubt = f"too short to judge: {len(blocks[0])} blocks say {ratio:.2g}"
     elif not ratio_error < WORST_ERROR * abs(ratio):
         doubt = f"too short to judge: {ratio:.2g} ± {ratio_error:.2g}"
     return [element, teacher, error, student, error_2, ratio, ratio_error, doubt]
