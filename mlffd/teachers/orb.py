@@ -28,9 +28,8 @@ def load(name, device="cpu", directory=".", precision="float32-highest", compile
     pretrained = import_for(name, "orb_models.forcefield.pretrained", INSTALL)
     builder = pretrained.ORB_PRETRAINED_MODELS.get(name)
     if builder is None:
-        raise TeacherError(
-            f"teacher {name}: this orb-models has {', '.join(pretrained.ORB_PRETRAINED_MODELS)}"
-        )
+        known = ", ".join(pretrained.ORB_PRETRAINED_MODELS)
+        raise TeacherError(f"teacher {name}: the orb-models installed here has {known}")
     path, used = local_weights(weights, directory)
     local = {"weights_path": path} if path else {}
     loaded = builder(device=device, precision=precision, compile=compile, **local)
