@@ -43,8 +43,8 @@ class Bundle:
 
     @property
     def name(self) -> str:
-        """On one line; ``student`` where nobody named it."""
-        return " ".join(str(self.metadata.get("name", "student")).split())
+        """``student`` where nobody named it."""
+        return str(self.metadata.get("name", "student"))
 
     @property
     def weights_sha256(self) -> str:
@@ -59,7 +59,8 @@ class Bundle:
     def verdict(self) -> str:
         """One line: the student's name, and what its fidelity report says of it, computed anew."""
         known = self.weights_sha256 if REPORT in self.metadata else ""
-        return f"fidelity of {self.name}: {sentence(self.metadata, known)}"
+        line = f"fidelity of {self.name[:99]}: {sentence(self.metadata, known)}"
+        return " ".join("".join(letter if letter.isprintable() else " " for letter in line).split())[:500]
 
     def with_report(self, judged: dict) -> "Bundle":
         """The bundle carrying a judged report (``mlffd.report.judge``) of these weights.

@@ -174,7 +174,7 @@ def sentence(metadata: dict, weights_sha256: str) -> str:
             return "NOT JUDGED: its report belongs to other weights"
         again = judge({"lines": entry["lines"], "date": entry["date"]}, entry["bars"], entry["bars_written"])
         return _sentence(again, _doubts(entry, again, metadata))
-    except (ConfigError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
+    except (ConfigError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
         return "NOT JUDGED: its report is damaged"
 
 
@@ -186,7 +186,8 @@ def _doubts(entry: dict, again: dict, metadata: dict) -> str:
         return "; it was edited"
     if again["bars_written"] != BEFORE:
         return "; its bars were written after training"
-    if check_bars(metadata["bars"], tuple(metadata["bars"])) != again["bars"]:
+    first = metadata.get("bars", {})
+    if check_bars(first, tuple(first)) != again["bars"]:
         return "; its bars are not those that were written before training"
     return ""
 
