@@ -94,7 +94,13 @@ def parser() -> argparse.ArgumentParser:
 
     sub = verb(run_train, "train")
     sub.add_argument("labels", type=Path, nargs="+", help="HDF5 label files")
-    sub.add_argument("--config", type=Path, help="TOML file with tables [student] and [train]")
+    sub.add_argument("--config", type=Path, help="TOML file with tables [student], [train] and [bars]")
+    sub.add_argument("--validation", type=Path, nargs="+", help="label files to validate with")
+    sub.add_argument("--start-from", metavar="BUNDLE", help="student whose weights training starts from")
+    sub.add_argument(
+        "--committee", type=int, metavar="N", help="N students, OUTPUT-0.mlffd ..., seeds one after the other"
+    )
+    sub.add_argument("--tensorboard", action="store_true", help="metrics for TensorBoard as well")
     sub.add_argument("-o", "--output", type=Path, required=True, help="student bundle to write")
 
     sub = verb(run_sweep, "sweep")
@@ -276,19 +282,42 @@ def run_labels_import(options) -> None:
 
 
 def run_train(options) -> None:
-    """Train a student on labelled structures; resumable."""
+    """Train a student, or a committee, on labelled structures; resumable, also under torchrun."""
+    from mlffd.bundle import read_bundle
     from mlffd.config import check_keys, read_toml, settings_from
     from mlffd.dataset.store import join_labels, read_labels
-    from mlffd.students import SIZES
-    from mlffd.train.loop import TrainConfig, train
+    from mlffd.train.config import StudentConfig, TrainConfig
+    from mlffd.train.loop import train_committee
+    from mlffd.verdict import check_bars
 
+    if options.committee is not None and options.committee < 1:
+        raise ConfigError(f"--committee must be 1 or more, not {options.committee}")
     config = read_toml(options.config) if options.config else {}
-    check_keys(config, ("student", "train"), str(options.config))
-    check_keys(config.get("student", {}), ("family", *SIZES), "[student]")
+    check_keys(config, ("student", "train", "bars"), str(options.config))
+    student = settings_from(config.get("student", {}), StudentConfig, "[student]")
     settings = settings_from(config.get("train", {}), TrainConfig, "[train]")
-    labels = join_labels([read_labels(path) for path in options.labels])
-    bundle = train(labels, {"family": "local", **config.get("student", {})}, settings, options.output)
-    print(json.dumps(bundle.metadata["errors"], indent=1))
+    check_bars(config.get("bars", {}))
+    start_from = read_bundle(options.start_from) if options.start_from else None
+    sizes = student.architecture
+    if start_from and "student" not in config:
+        sizes = start_from.student.architecture
+    bundles = train_committee(
+        join_labels([read_labels(path) for path in options.labels]), sizes, settings,
+        committee_paths(options.output, options.committee),
+        validation=join_labels([read_labels(p) for p in options.validation]) if options.validation else None,
+        start_from=start_from, facts={"bars": config["bars"]} if "bars" in config else None,
+        tensorboard=options.tensorboard,
+    )  # fmt: skip
+    if int(os.environ.get("RANK", 0)) == 0:
+        errors = [bundle.metadata["errors"] for bundle in bundles]
+        print(json.dumps(errors if options.committee else errors[0], indent=1))
+
+
+def committee_paths(output: Path, n_members: int | None) -> list[Path]:
+    """One path for each member, or the output itself where there is no committee."""
+    if n_members is None:
+        return [output]
+    return [output.with_name(f"{output.stem}-{k}{output.suffix}") for k in range(n_members)]
 
 
 def run_sweep(options) -> int:

@@ -1,11 +1,12 @@
 """The training loop: labels in, student bundle out, resumable at any epoch."""
 
-import dataclasses
 import hashlib
 import json
 import math
+import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,126 +18,178 @@ from mlffd.bundle import Bundle, read_bundle, write_bundle
 from mlffd.dataset.store import LabelledSet
 from mlffd.domain import KEY as DOMAIN
 from mlffd.errors import ConfigError
-from mlffd.files import replacing
-from mlffd.graph import Graph, from_atoms
 from mlffd.graph import batch as batch_graphs
 from mlffd.predict import predict
 from mlffd.students import build_student
 from mlffd.students.student import TrainedStudent
+from mlffd.train.checkpoint import MetricsLog, TrainState, begin, resume, save
 from mlffd.train.config import TrainConfig
 from mlffd.train.domain import training_domain
-from mlffd.train.loss import Target, batch_targets, loss
-from mlffd.train.metrics import batches, evaluate
+from mlffd.train.frames import DTYPE, Frame, batches, cut, labelled_graphs, species_of, split
+from mlffd.train.loss import batch_targets, hessian_loss, loss, predict_with_hessian
+from mlffd.train.metrics import evaluate
+from mlffd.train.ranks import Ranks, join_ranks
+from mlffd.train.references import fit_reference_energies
 
-DTYPE = torch.float32
-
-
-@dataclass
-class TrainState:
-    """All that a resumed run needs to go on exactly where it was."""
-
-    student: TrainedStudent
-    averaged: TrainedStudent
-    optimizer: torch.optim.Optimizer
-    epoch: int = 0
-    n_steps: int = 0
+CHUNK_ATOMS = 512  # of a batch are computed at a time: memory stays bounded, and the gradient is the same
 
 
-def train(labels: LabelledSet, architecture: dict, config: TrainConfig, output: Path) -> Bundle:
+def train(
+    labels: LabelledSet,
+    architecture: dict,
+    config: TrainConfig,
+    output: Path,
+    validation: LabelledSet | None = None,
+    start_from: Bundle | None = None,
+    facts: dict | None = None,
+    tensorboard: bool = False,
+) -> Bundle:
     """Train a student of ``architecture`` on ``labels`` and write it to ``output``.
 
-    After each epoch a checkpoint lies beside ``output``; a run that was stopped goes on from it and ends with
-    the same weights, and one that had finished returns what it wrote. The student written is the running
-    average of the weights. The validation frames are drawn at random from all: where these follow each other
-    in time, the validation error is smaller than that on frames of other trajectories.
+    After each epoch a checkpoint lies beside ``output``, and a line of metrics in ``OUTPUT.metrics.jsonl``; a
+    run that was stopped goes on from it and ends with the same weights, and one that had finished returns
+    what it wrote. The student written is the running average of the weights in the epoch with the least
+    validation loss. Under torchrun every process takes a share of each batch, and the first one writes.
+
+    Args:
+        validation: frames to validate with; without it some of ``labels``, see ``mlffd.train.frames.split``.
+        start_from: a student of the same architecture whose weights training starts from.
+        facts: entries for the metadata of the bundle, such as the bars that the student will be judged by;
+            those count that were given when the training began.
+        tensorboard: write metrics for TensorBoard as well, to the folder ``OUTPUT.tensorboard``.
 
     Raises:
-        ConfigError: too few frames, the loss diverged, or ``output`` or the checkpoint beside it belongs to
-            other labels, sizes or settings.
+        ConfigError: too few frames, the loss diverged, ``start_from`` does not fit, TensorBoard is missing,
+            or ``output`` or the checkpoint beside it belongs to other labels, sizes or settings.
     """
-    architecture = {**architecture, "species": species_of(labels, architecture)}
     keep_freed_memory()
-    torch.manual_seed(config.seed)
-    student = build_student(architecture)
-    fingerprint = describe_run(labels, student.architecture, config)
+    ranks = join_ranks()
+    student = new_student(labels, architecture, config, start_from)
+    fingerprint = describe_run(labels, student.architecture, config, validation, start_from)
     if output.exists():
         return finished(output, fingerprint)
     if not output.parent.is_dir():
         raise ConfigError(f"there is no folder {output.parent} to write {output.name} to")
-    fit_reference_energies(student, labels)
-    student.cast(DTYPE)
-    frames = labelled_graphs(labels, student.cutoff)
-    training, validation = split(frames, config)
-    student.calibrate([graph for graph, _ in training])
-    state = new_state(student, config)
-    checkpoint = output.with_name(output.name + ".checkpoint")
+    training_frames, validation_frames = frames_of(labels, validation, student.cutoff, config)
+    note = calibrate(student, labels, training_frames, start_from)
+    if note and ranks.rank == 0:
+        print(f"mlffd: {note}", file=sys.stderr)
+    state = begin(student, config.learning_rate, facts or {})
+    checkpoint = beside(output, "checkpoint")
     resume(state, checkpoint, fingerprint)
-    run_epochs(state, training, validation, config, checkpoint, fingerprint)
-    errors = evaluate(state.averaged, validation)
-    facts = training_facts(labels, config, errors, fingerprint)
-    facts[DOMAIN] = training_domain(state.averaged, frames)
-    bundle = write_bundle(output, state.averaged.cast(DTYPE), facts)
-    checkpoint.unlink(missing_ok=True)
-    return bundle
+    log = None
+    if ranks.rank == 0:
+        board = beside(output, "tensorboard") if tensorboard else None
+        log = MetricsLog(beside(output, "metrics.jsonl"), state.history, board)
+        save(state, checkpoint, fingerprint)
+    with tqdm(total=config.epochs, initial=state.epoch, unit="epoch", disable=ranks.rank > 0) as progress:
+        while state.epoch < config.epochs and not out_of_patience(state, config):
+            line = run_epoch(state, training_frames, validation_frames, config, ranks)
+            if log:
+                save(state, checkpoint, fingerprint)
+                log.add(line)
+            progress.set_postfix({name: f"{line[name]:.4g}" for name in SHOWN if name in line})
+            progress.update()
+    if ranks.rank == 0:
+        errors = evaluate(state.best, validation_frames)
+        entries = training_facts(labels, config, state, errors, fingerprint, note)
+        seen = training_frames if validation else training_frames + validation_frames
+        entries[DOMAIN] = training_domain(state.best, seen)
+        write_bundle(output, state.best.cast(DTYPE), {**state.facts, **entries})
+        checkpoint.unlink(missing_ok=True)
+    ranks.wait()
+    return read_bundle(output)
 
 
-def finished(output: Path, fingerprint: str) -> Bundle:
-    """The student that an earlier run has written.
+def train_committee(
+    labels: LabelledSet, architecture: dict, config: TrainConfig, outputs: Sequence[Path], **options
+) -> list[Bundle]:
+    """Train one student for each of ``outputs``, alike but for their seeds: ``config.seed`` and those after.
+
+    ``options`` are those of ``train``. Without validation labels each draws its own frames to validate with.
+    """
+    return [
+        train(labels, architecture, replace(config, seed=config.seed + k), output, **options)
+        for k, output in enumerate(outputs)
+    ]
+
+
+SHOWN = ("loss", "validation_loss", "force_mae_mev_per_angstrom", "energy_mae_mev_per_atom")
+
+
+def run_epoch(
+    state: TrainState, training: list[Frame], validation: list[Frame], config: TrainConfig, ranks: Ranks
+) -> dict:
+    """One pass over the training frames in an order fixed by seed and epoch; returns its line of metrics."""
+    start = time.monotonic()
+    order = np.random.default_rng([config.seed, state.epoch]).permutation(len(training))
+    losses, n_seen = [], 0
+    for chosen in batches(order, training, config):
+        rate = learning_rate((state.epoch + n_seen / len(order)) / config.epochs, config)
+        losses.append(len(chosen) * step(state, training, chosen, rate, config, ranks))
+        n_seen += len(chosen)
+    state.epoch += 1
+    errors = evaluate(state.averaged, validation, config) if ranks.rank == 0 else {"loss": 0.0}
+    validation_loss = ranks.from_first(errors.pop("loss"))
+    if validation_loss < state.best_loss:
+        state.best_loss, state.best_epoch = validation_loss, state.epoch
+        state.best.load_state_dict(state.averaged.state_dict())
+    scalars = {name: value for name, value in errors.items() if isinstance(value, float)}
+    line = {"epoch": state.epoch, "loss": sum(losses) / n_seen, "validation_loss": validation_loss}
+    line |= {"learning_rate": rate, **scalars, "seconds": round(time.monotonic() - start, 3)}
+    state.history.append(line)
+    return line
+
+
+def step(
+    state: TrainState, frames: list[Frame], chosen: list[int], rate: float, config: TrainConfig, ranks: Ranks
+) -> float:
+    """One step of the optimizer on a batch of frames; returns its loss.
 
     Raises:
-        ConfigError: it comes from other labels, sizes or settings.
+        ConfigError: the loss is not finite.
     """
-    bundle = read_bundle(output)
-    if bundle.metadata.get("training", {}).get("fingerprint") != fingerprint:
+    parameters = list(state.student.parameters())
+    state.optimizer.zero_grad()
+    value = 0.0
+    for chunk in cut(ranks.share(chosen), frames, len(chosen), CHUNK_ATOMS):
+        part = batch_loss(state, [frames[k] for k in chunk], chunk, config) / len(chosen)
+        part.backward(inputs=parameters)  # and not to the edge vectors, which nobody asks for
+        value += float(part.detach())
+    value = ranks.sum_gradients(parameters, value)
+    if not math.isfinite(value):
         raise ConfigError(
-            f"{output} was trained on other labels, sizes or settings: move it away to train again"
+            f"the loss became {value} in epoch {state.epoch}: lower learning_rate, check labels"
         )
-    return bundle
+    torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
+    state.optimizer.param_groups[0]["lr"] = rate
+    state.optimizer.step()
+    state.n_steps += 1
+    update_average(state, config)
+    return value
 
 
-def run_epochs(
-    state: TrainState, training, validation, config: TrainConfig, checkpoint: Path, fingerprint: str
-):
-    """Run the epochs that are left, with a checkpoint and one line of metrics after each."""
-    with tqdm(total=config.epochs, initial=state.epoch, unit="epoch", desc="training") as progress:
-        while state.epoch < config.epochs:
-            mean_loss = run_epoch(state, training, config)
-            state.epoch += 1
-            save(state, checkpoint, fingerprint)
-            errors = evaluate(state.averaged, validation)
-            progress.set_postfix(
-                loss=f"{mean_loss:.2e}",
-                force_mae=f"{errors['force_mae_mev_per_angstrom']:.1f}",
-                energy_mae=f"{errors['energy_mae_mev_per_atom']:.2f}",
-            )
-            progress.update()
-
-
-def run_epoch(state: TrainState, training: list, config: TrainConfig) -> float:
-    """One pass over the training frames in an order fixed by seed and epoch; returns the mean loss."""
-    order = np.random.default_rng([config.seed, state.epoch]).permutation(len(training))
-    total_steps = config.epochs * math.ceil(len(training) / config.batch_size)
-    losses, parameters = [], list(state.student.parameters())
-    for graphs, targets in batches([training[k] for k in order], config.batch_size):
-        graph, target = batch_graphs(graphs), batch_targets(targets)
-        for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate(state.n_steps / total_steps, config)
-        prediction = predict(state.student, graph, create_graph=True)
-        value = loss(
-            prediction, target, graph, config.energy_weight, config.force_weight, config.stress_weight
-        )
-        losses.append(float(value.detach()))
-        if not math.isfinite(losses[-1]):
-            raise ConfigError(
-                f"the loss became {losses[-1]} in epoch {state.epoch}: lower learning_rate, check labels"
-            )
-        state.optimizer.zero_grad()
-        value.backward(inputs=parameters)  # and not to the edge vectors, which nobody asks for
-        torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
-        state.optimizer.step()
-        state.n_steps += 1
-        update_average(state, config)
-    return float(np.mean(losses))
+def batch_loss(
+    state: TrainState, frames: list[Frame], numbers: list[int], config: TrainConfig
+) -> torch.Tensor:
+    """The sum of the losses of some frames; ``numbers`` (theirs among all) fix the draw of Hessian rows."""
+    graph, target = batch_graphs([graph for graph, _ in frames]), batch_targets([t for _, t in frames])
+    known = [t.hessian_rows is not None for _, t in frames]
+    if not config.hessian_weight or not any(known):
+        return loss(predict(state.student, graph, create_graph=True), target, graph, config).sum()
+    components, rows, first = [], [], 0
+    for number, (one, one_target) in zip(numbers, frames):
+        if one_target.hessian_rows is None:
+            rows.append(one.edge_vectors.new_zeros(one.n_atoms, 3))
+        else:
+            drawn = np.random.default_rng([config.seed, state.epoch, number])
+            pick = int(drawn.integers(len(one_target.hessian_rows[0])))
+            components.append(3 * first + int(one_target.hessian_rows[0][pick]))
+            rows.append(one_target.hessian_rows[1][pick].view(-1, 3))
+        first += one.n_atoms
+    prediction, found = predict_with_hessian(state.student, graph, torch.tensor(components))
+    curvature = hessian_loss(found, torch.cat(rows), torch.tensor(known), graph, config.hessian_weight)
+    return (loss(prediction, target, graph, config) + curvature).sum()
 
 
 def learning_rate(progress: float, config: TrainConfig) -> float:
@@ -156,127 +209,101 @@ def update_average(state: TrainState, config: TrainConfig) -> None:
         average.lerp_(present, 1.0 - decay)
 
 
-def new_state(student: TrainedStudent, config: TrainConfig) -> TrainState:
-    averaged = build_student(student.architecture).cast(DTYPE)
-    averaged.load_state_dict(student.state_dict())
-    averaged.requires_grad_(False)
-    return TrainState(student, averaged, torch.optim.Adam(student.parameters(), lr=config.learning_rate))
+def out_of_patience(state: TrainState, config: TrainConfig) -> bool:
+    return 0 < config.patience <= state.epoch - state.best_epoch
 
 
-def save(state: TrainState, checkpoint: Path, fingerprint: str) -> None:
-    """Write the checkpoint atomically."""
-    content = {
-        "fingerprint": fingerprint,
-        "student": state.student.state_dict(),
-        "averaged": state.averaged.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
-        "epoch": state.epoch,
-        "n_steps": state.n_steps,
-    }
-    with replacing(checkpoint) as part:
-        torch.save(content, part)
-
-
-def resume(state: TrainState, checkpoint: Path, fingerprint: str) -> None:
-    """Take up a checkpoint if there is one.
+def new_student(
+    labels: LabelledSet, architecture: dict, config: TrainConfig, start_from: Bundle | None
+) -> TrainedStudent:
+    """The student before its first step, in float64: initialized by the seed, or ``start_from``'s weights.
 
     Raises:
-        ConfigError: it belongs to other labels, sizes or settings.
+        ConfigError: ``start_from`` is of another architecture, or does not know an element of the labels.
     """
-    if not checkpoint.exists():
-        return
-    content = read_checkpoint(checkpoint)
-    if content["fingerprint"] != fingerprint:
+    if start_from is not None and "species" not in architecture:
+        architecture = {**architecture, "species": list(start_from.student.species)}
+    torch.manual_seed(config.seed)
+    student = build_student({**architecture, "species": species_of(labels, architecture)})
+    if start_from is None:
+        return student
+    ours, theirs = student.architecture, start_from.student.architecture
+    if ours != theirs:
+        differing = [k for k in sorted({*ours, *theirs}) if ours.get(k) != theirs.get(k)]
+        words = ", ".join(f"{k} {theirs.get(k)!r}, here {ours.get(k)!r}" for k in differing)
+        raise ConfigError(f"the student to start from has other sizes ({words}): give [student] the same")
+    student.load_state_dict(start_from.student.state_dict())
+    return student
+
+
+def frames_of(
+    labels: LabelledSet, validation: LabelledSet | None, cutoff: float, config: TrainConfig
+) -> tuple[list[Frame], list[Frame]]:
+    """Frames to train on and to validate with."""
+    if validation is not None:
+        return labelled_graphs(labels, cutoff), labelled_graphs(validation, cutoff)
+    training_numbers, validation_numbers = split(labels.structures, config)
+    frames = labelled_graphs(labels, cutoff)
+    return [frames[k] for k in training_numbers], [frames[k] for k in validation_numbers]
+
+
+def calibrate(
+    student: TrainedStudent, labels: LabelledSet, training: list[Frame], start_from: Bundle | None
+) -> str:
+    """Fit reference energies, cast to training's precision, set scales; a note on the references, or ""."""
+    if start_from is None:
+        note = fit_reference_energies(student, labels)
+        student.cast(DTYPE).calibrate([graph for graph, _ in training])
+        return note
+    with torch.no_grad():
+        graphs = [graph for graph, _ in labelled_graphs(labels, student.cutoff, torch.float64)]
+        predicted = np.array([float(student(graph).sum()) for graph in graphs])
+    note = fit_reference_energies(student, labels, predicted)
+    student.cast(DTYPE)
+    return note
+
+
+def finished(output: Path, fingerprint: str) -> Bundle:
+    """The student that an earlier run has written.
+
+    Raises:
+        ConfigError: it comes from other labels, sizes or settings.
+    """
+    bundle = read_bundle(output)
+    if bundle.metadata.get("training", {}).get("fingerprint") != fingerprint:
         raise ConfigError(
-            f"{checkpoint} was begun with other labels, sizes or settings: delete it to start afresh, "
-            "or restore the settings to go on"
+            f"{output} was trained on other labels, sizes or settings: move it away to train again"
         )
-    state.student.load_state_dict(content["student"])
-    state.averaged.load_state_dict(content["averaged"])
-    state.optimizer.load_state_dict(content["optimizer"])
-    state.epoch, state.n_steps = content["epoch"], content["n_steps"]
+    return bundle
 
 
-def read_checkpoint(path: Path) -> dict:
-    """The content of a checkpoint that ``save`` wrote.
-
-    Raises:
-        ConfigError: damaged, or something else.
-    """
-    try:
-        content = torch.load(path, weights_only=True)
-    except Exception as error:  # torch.load raises anything from EOFError to KeyError
-        raise ConfigError(f"{path} is damaged: delete it to start afresh") from error
-    if not isinstance(content, dict) or "fingerprint" not in content:
-        raise ConfigError(f"{path} is no checkpoint of mlffd: delete it to start afresh")
-    return content
-
-
-def species_of(labels: LabelledSet, architecture: dict) -> list[int]:
-    """Atomic numbers of the student: those of its config, else those that occur in the labels.
-
-    Raises:
-        ConfigError: the labels have elements that the config leaves out.
-    """
-    found = sorted({int(z) for atoms in labels.structures for z in atoms.numbers})
-    species = architecture.get("species", found)
-    if not set(found) <= set(species):
-        raise ConfigError(f"student species {species} leave out elements of the labels: {found}")
-    return list(species)
-
-
-@torch.no_grad()
-def fit_reference_energies(student: TrainedStudent, labels: LabelledSet) -> None:
-    """Reference energies by least squares, of least norm where compositions cannot tell elements apart."""
-    counts = np.array([[(atoms.numbers == z).sum() for z in student.species] for atoms in labels.structures])
-    size = counts.sum(1, keepdims=True)
-    energies, *_ = np.linalg.lstsq(counts / size, labels.energies / size[:, 0], rcond=None)
-    student.baseline.reference_energies.copy_(torch.from_numpy(energies))
-
-
-def labelled_graphs(
-    labels: LabelledSet, cutoff: float, dtype: torch.dtype = DTYPE
-) -> list[tuple[Graph, Target]]:
-    """Graphs and targets of all frames; neighbor lists are built once."""
-    rows = zip(labels.structures, labels.energies, labels.forces, labels.stresses)
-    return [
-        (
-            from_atoms(atoms, cutoff, dtype),
-            Target(
-                torch.tensor([energy], dtype=torch.float64),
-                torch.as_tensor(forces, dtype=dtype),
-                torch.as_tensor(stress, dtype=torch.float64)[None],
-            ),
-        )
-        for atoms, energy, forces, stress in tqdm(rows, total=len(labels.structures), desc="neighbor lists")
-    ]
-
-
-def split(frames: list, config: TrainConfig) -> tuple[list, list]:
-    """Training and validation frames, apart by a seeded permutation.
-
-    Raises:
-        ConfigError: fewer than two frames.
-    """
-    if len(frames) < 2:
-        raise ConfigError(f"training needs at least two labelled frames, there are {len(frames)}")
-    order = np.random.default_rng(config.seed).permutation(len(frames))
-    n_validation = max(1, round(config.validation_fraction * len(frames)))
-    return [frames[k] for k in order[n_validation:]], [frames[k] for k in order[:n_validation]]
-
-
-def describe_run(labels: LabelledSet, architecture: dict, config: TrainConfig) -> str:
+def describe_run(
+    labels: LabelledSet,
+    architecture: dict,
+    config: TrainConfig,
+    validation: LabelledSet | None = None,
+    start_from: Bundle | None = None,
+) -> str:
     """A hash of everything that determines the run."""
-    facts = [labels.hash, architecture, dataclasses.asdict(config)]
+    weights = hashlib.sha256(start_from.to_bytes()).hexdigest() if start_from else None
+    facts = [labels.hash, architecture, asdict(config), validation and validation.hash, weights]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def training_facts(labels: LabelledSet, config: TrainConfig, errors: dict, fingerprint: str) -> dict:
+def training_facts(
+    labels: LabelledSet, config: TrainConfig, state: TrainState, errors: dict, fingerprint: str, note: str
+) -> dict:
     """What the bundle says of its origin."""
     date = time.strftime("%Y-%m-%d", time.gmtime())
+    training = {**asdict(config), "date": date, "fingerprint": fingerprint, "best_epoch": state.best_epoch}
     return {
         "teacher": labels.metadata["teacher"],
         "labels": {"sha256": labels.hash, "n_frames": len(labels.structures)},
-        "training": {**dataclasses.asdict(config), "date": date, "fingerprint": fingerprint},
+        "training": {**training, "note": note} if note else training,
         "errors": {"validation": errors},
     }
+
+
+def beside(output: Path, suffix: str) -> Path:
+    """The file OUTPUT.SUFFIX."""
+    return output.with_name(f"{output.name}.{suffix}")

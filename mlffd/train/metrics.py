@@ -10,25 +10,32 @@ from mlffd.graph import Graph
 from mlffd.graph import batch as batch_graphs
 from mlffd.predict import array, predict
 from mlffd.students.student import Student
-from mlffd.train.loss import Target
+from mlffd.train.config import TrainConfig
+from mlffd.train.loss import Target, batch_targets, loss
 from mlffd.units import GPA
 
 MEV = 1e-3
 
 
-def evaluate(student: Student, frames: list[tuple[Graph, Target]], batch_size: int = 4) -> dict:
-    """Errors of energy (meV/atom), forces (meV/Å, whole and by element) and stress (GPa)."""
-    energy, forces, stress, numbers = [], [], [], []
-    for graphs, targets in batches(frames, batch_size):
-        graph = batch_graphs(graphs)
+def evaluate(student: Student, frames: list[tuple[Graph, Target]], config: TrainConfig | None = None) -> dict:
+    """Errors of energy (meV/atom), forces (meV/Å, whole and by element) and stress (GPa).
+
+    With ``config`` also ``loss``, the mean of ``mlffd.train.loss.loss`` over the frames.
+    """
+    energy, forces, stress, numbers, losses = [], [], [], [], []
+    for graphs, targets in groups(frames):
+        graph, target = batch_graphs(graphs), batch_targets(targets)
         prediction = predict(student, graph)
         n_atoms = torch.bincount(graph.system_idx, minlength=graph.n_systems)
-        energy.append(array((prediction.energy - torch.cat([t.energy for t in targets])) / n_atoms))
-        forces.append(array(prediction.forces - torch.cat([t.forces for t in targets])).astype(np.float64))
-        stress.append(array(prediction.stress - torch.cat([t.stress for t in targets])))
+        energy.append(array((prediction.energy - target.energy) / n_atoms))
+        forces.append(array(prediction.forces - target.forces).astype(np.float64))
+        stress.append(array(prediction.stress - target.stress))
         numbers.append(array(graph.atomic_numbers))
+        if config:
+            losses.append(array(loss(prediction, target, graph, config)))
     reference = np.concatenate([array(target.forces) for _, target in frames])
-    return summary(*map(np.concatenate, (energy, forces, stress, numbers)), reference)
+    errors = summary(*map(np.concatenate, (energy, forces, stress, numbers)), reference)
+    return {**errors, "loss": float(np.concatenate(losses).mean())} if config else errors
 
 
 def summary(
@@ -56,10 +63,10 @@ def summary(
     return errors
 
 
-def batches(frames: list, batch_size: int) -> Iterable[tuple[list[Graph], list[Target]]]:
-    """Consecutive groups of ``batch_size`` frames, graphs and targets apart."""
-    for first in range(0, len(frames), batch_size):
-        graphs, targets = zip(*frames[first : first + batch_size])
+def groups(frames: list, size: int = 4) -> Iterable[tuple[list[Graph], list[Target]]]:
+    """Consecutive groups of ``size`` frames, graphs and targets apart."""
+    for first in range(0, len(frames), size):
+        graphs, targets = zip(*frames[first : first + size])
         yield list(graphs), list(targets)
 
 
