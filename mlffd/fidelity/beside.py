@@ -4,10 +4,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from mlffd.fidelity.trajectories import Recording
 
 BLOCKS = 10  # of all replicas together, at least
 FEW = 10.0  # independent samples, below which a run is called short
+TOO_COLD = 0.03  # of the temperature, by which a run that is long enough does not miss it
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,15 @@ class Findings:
 def thinned(replicas: Sequence[Recording], n_frames: int) -> list[Recording]:
     """All replicas with at most so many frames together."""
     return [replica.thinned(max(n_frames // len(replicas), 1)) for replica in replicas]
+
+
+def temperature_remark(pair: Pair) -> str:
+    """A remark on a run that has not come to its temperature."""
+    for who, replicas in zip(("teacher", "student"), pair.both):
+        mean = np.concatenate([replica.temperatures for replica in replicas]).mean()
+        if abs(mean / pair.temperature - 1.0) > TOO_COLD:
+            return f"too short to judge: the {who}'s run was at {mean:.0f} K"
+    return ""
 
 
 def short(independent: float) -> str:

@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from mlffd.fidelity.beside import Findings, Pair, notes, short
+from mlffd.fidelity.beside import Findings, Pair, notes, short, temperature_remark
 from mlffd.fidelity.diffusion import compare_diffusion
 from mlffd.fidelity.lines import line
 from mlffd.fidelity.observables import pressure
@@ -16,6 +16,7 @@ def compare(pair: Pair, rdf_range: float, remark: str = "") -> Findings:
     found = compare_rdfs(pair, rdf_range)
     for part in (compare_bonds(pair), compare_pressure(pair), compare_diffusion(pair)):
         found.add(part)
+    remark = notes(remark, temperature_remark(pair))
     found.lines = [{**one, "note": notes(remark, one["note"])} for one in found.lines]
     return found
 

@@ -29,7 +29,7 @@ class FidelityConfig:
     temperature: float = 300.0  # K
     hot_factor: float = 1.5  # times the temperature: a test of stability
     time_step: float = 0.5  # fs
-    time_constant: float = 500.0  # fs, of the thermostat
+    time_constant: float = 100.0  # fs, of the thermostat; a longer one wants longer runs
     equilibration: int = 2000
     settling: int = 200
     teacher_steps: int = 2000
@@ -37,7 +37,7 @@ class FidelityConfig:
     student_steps: int = 20000
     interval: int = 16  # steps between frames of the student that are looked at
     hot_steps: int = 10000
-    constant_energy_steps: int = 20000
+    constant_energy_steps: int = 40000
     rdf_range: float = 6.0  # Å
     worst_frames: int = 10  # of the held-out ones, to save
     gradient_directions: int = 4  # in which the teacher's energy is differentiated

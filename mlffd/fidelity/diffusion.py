@@ -6,7 +6,7 @@ import numpy as np
 from mlffd.fidelity.beside import Findings, Pair, notes
 from mlffd.fidelity.lines import curve, line, table
 from mlffd.fidelity.observables import diffusion_coefficient, squared_displacements
-from mlffd.fidelity.statistics import combined, jackknife
+from mlffd.fidelity.statistics import combined, replica_jackknife
 from mlffd.fidelity.trajectories import Recording
 
 LONGEST_LAG, LEAST_LAG = 5.0, 0.2  # ps: no need to look at longer ones; before that atoms do not diffuse yet
@@ -36,7 +36,7 @@ def compare_diffusion(pair: Pair) -> Findings:
     for element in sides[0]:
         blocks = [side[element] for side in sides]
         rows[element] = diffusion_row(element, blocks, longest)
-        both = [jackknife(side, np.copy) for side in blocks]
+        both = [replica_jackknife(side, np.copy) for side in blocks]
         name = f"displacement {element}"
         found.curves.append(curve(name, lag_times(longest), ("time, ps", "Å²"), *both))
     columns = ["element", "teacher, 1e-9 m²/s", "±", "student, 1e-9 m²/s", "±", "ratio", "±", "note"]
@@ -71,21 +71,23 @@ def lag_times(longest: float) -> np.ndarray:
     return np.linspace(longest / N_LAGS, longest, N_LAGS)
 
 
-def displacements_of(replicas, longest: float, pair: Pair) -> dict[str, np.ndarray]:
-    """Mean squared displacements (n_blocks, N_LAGS) in Å^2 at ``lag_times`` by element, of blocks of all
-    replicas, each of two longest lags at least."""
+def displacements_of(replicas, longest: float, pair: Pair) -> dict[str, list[np.ndarray]]:
+    """Mean squared displacements (n_blocks, N_LAGS) in Å^2 at ``lag_times``, by element and replica; each
+    block has two longest lags at least."""
     found = {}
     for replica in replicas:
         frame_time = 1e-3 * pair.time_step * spacing(replica)
         lags = np.unique(np.maximum(np.round(lag_times(longest) / frame_time).astype(int), 1))
         n_blocks = max(min(pair.n_blocks, len(replica) // (2 * int(lags[-1]))), 1)
-        for part in np.array_split(replica.positions, n_blocks):
-            for element, values in squared_displacements(replica.start, part, lags).items():
-                found.setdefault(element, []).append(np.interp(lag_times(longest), lags * frame_time, values))
-    return {element: np.array(blocks) for element, blocks in found.items()}
+        parts = np.array_split(replica.positions, n_blocks)
+        blocks = [squared_displacements(replica.start, part, lags) for part in parts]
+        for element in blocks[0]:
+            at_lags = [np.interp(lag_times(longest), lags * frame_time, block[element]) for block in blocks]
+            found.setdefault(element, []).append(np.array(at_lags))
+    return found
 
 
-def diffusion_row(element: str, blocks: list[np.ndarray], longest: float) -> list:
+def diffusion_row(element: str, blocks: list[list[np.ndarray]], longest: float) -> list:
     """A row of the table; its last entry says why the ratio is not to be judged by, if so."""
     times = lag_times(longest)
     late = times >= 0.25 * longest  # the rest is the rattling of atoms among their neighbors
@@ -93,15 +95,16 @@ def diffusion_row(element: str, blocks: list[np.ndarray], longest: float) -> lis
     def coefficient(displacements: np.ndarray) -> float:
         return UNIT * diffusion_coefficient(times[late], displacements[late])
 
-    (teacher, error), (student, error_2) = (jackknife(side, coefficient) for side in blocks)
+    (teacher, error), (student, error_2) = (replica_jackknife(side, coefficient) for side in blocks)
     ratio = student / teacher
     ratio_error = combined(error_2 / teacher, error * student / teacher**2)
-    moved = blocks[0].mean(axis=0)[-1]
+    of_teacher = np.concatenate(blocks[0])
+    moved = of_teacher.mean(axis=0)[-1]
     doubt = ""
     if moved < LEAST_DISPLACEMENT:
         doubt = f"no diffusion to judge: {moved:.2g} Å² in {longest:.2g} ps"
-    elif len(blocks[0]) < LEAST_BLOCKS:
-        doubt = f"too short to judge: {len(blocks[0])} blocks say {ratio:.2g}"
+    elif len(of_teacher) < LEAST_BLOCKS:
+        doubt = f"too short to judge: {len(of_teacher)} blocks say {ratio:.2g}"
     elif not ratio_error < WORST_ERROR * abs(ratio):
         doubt = f"too short to judge: {ratio:.2g} ± {ratio_error:.2g}"
     return [element, teacher, error, student, error_2, ratio, ratio_error, doubt]

@@ -102,14 +102,15 @@ def error_tables(found: FrameErrors, structures: Sequence[Atoms]) -> list[dict]:
     """Force errors by element, by size of the teacher's force, by temperature where frames say it."""
     sizes = np.linalg.norm(found.teacher_forces, axis=1)
     bounds = np.quantile(sizes, FORCE_QUANTILES)
+    last = bounds[-1]
     columns = ["atoms", "teacher RMS, meV/Å", "MAE, meV/Å", "RMSE, meV/Å"]
     elements = [
         [chemical_symbols[z], *_force_row(found, found.numbers == z)]
         for z in np.unique(found.numbers).tolist()
     ]
     by_size = [
-        [f"{low:.3g} to {high:.3g}", *_force_row(found, (sizes >= low) & (sizes < high))]
-        for low, high in zip(bounds, [*bounds[1:-1], np.inf])
+        [f"{low:.3g} to {high:.3g}", *_force_row(found, (sizes >= low) & ((sizes < high) | (high == last)))]
+        for low, high in zip(bounds, bounds[1:])
         if high > low
     ]
     tables = [

@@ -39,7 +39,7 @@ from mlffd.fidelity.gradient import gradient_test
 from mlffd.fidelity.lines import line, plain, table
 from mlffd.fidelity.motion import block_groups, cut_line, drift_line, trajectory_table
 from mlffd.fidelity.runs import Runs, choose_starts, digest
-from mlffd.fidelity.speed import speed_lines, time_student, time_teacher
+from mlffd.fidelity.speed import speed_lines, time_both
 from mlffd.files import write_atomically
 from mlffd.teachers import load_teacher
 
@@ -223,8 +223,7 @@ class Measurement:
     def speed(self) -> dict:
         """Of both, one after the other, at the first start."""
         start, began, engine = self.runs.raw_starts[0], load_average(), Engine(self.bundle)
-        student = time_student(engine.evaluate, start)
-        teacher = self.teacher and time_teacher(self.evaluate_teacher, start)
+        student, teacher = time_both(engine.evaluate, self.evaluate_teacher, start)
         note = f"{len(start)} atoms, {torch.get_num_threads()} threads, backend {engine.backend}, "
         note += f"load {began:g} before and {load_average():g} after"
         return {"lines": speed_lines(student, teacher, note)}

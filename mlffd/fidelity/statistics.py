@@ -27,6 +27,15 @@ def jackknife(blocks: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) 
     return value, np.sqrt((n - 1) / n * ((without - without.mean(axis=0)) ** 2).sum(axis=0))
 
 
+def replica_jackknife(parts: Sequence[np.ndarray], function: Callable) -> tuple:
+    """``jackknife`` of the blocks (n_blocks, ...) of several replicas. From three replicas on the error is
+    the larger one of blocks and of whole replicas, which know of motions slower than a block."""
+    value, error = jackknife(np.concatenate(parts), function)
+    if len(parts) < 3:
+        return value, error
+    return value, np.fmax(error, jackknife(np.array([part.mean(axis=0) for part in parts]), function)[1])
+
+
 def statistical_inefficiency(series: np.ndarray) -> float:
     """How many frames of a series (n_frames,) are worth one independent sample: 1 + 2 sum of C(t) (1 - t/n)
     up to the first t at which the autocorrelation C is not positive (Chodera et al., J. Chem. Theory Comput.
@@ -50,10 +59,14 @@ def n_independent(series: Sequence[np.ndarray]) -> float:
 
 def mean_with_error(series: Sequence[np.ndarray]) -> tuple[float, float]:
     """Mean over the series (n_frames,) of several replicas, and its standard error, in which correlated
-    frames count as often as they are independent. Nan where there are fewer than two such."""
+    frames count as often as they are independent; from three replicas on the larger one of this and what the
+    replicas' means say. Nan where there are fewer than two independent frames."""
     joined = np.concatenate(series)
     independent = n_independent(series)
     error = joined.std() / np.sqrt(independent - 1.0) if independent > 1.5 else np.nan
+    if len(series) >= 3:
+        means = np.array([one.mean() for one in series])
+        error = np.fmax(error, means.std(ddof=1) / np.sqrt(len(means)))
     return float(joined.mean()), float(error)
 
 
@@ -75,21 +88,21 @@ def grouped_error(values: np.ndarray, groups: Sequence) -> float:
     return float(np.sqrt(n_groups / (n_groups - 1) * (residuals**2).sum()) / len(values))
 
 
-def slope_with_error(
-    times: np.ndarray, series: Sequence[np.ndarray], n_blocks: int = 10
-) -> tuple[float, float]:
+def slope_with_error(times: np.ndarray, series: Sequence[np.ndarray]) -> tuple[float, float]:
     """Common slope of series (n_frames,) of replicas at ``times`` (n_frames,), and its standard error.
 
-    A straight line through the means of ``n_blocks`` blocks, in which fast fluctuations are averaged out;
-    each replica has an intercept of its own.
+    Each replica has an intercept of its own. What is left over is correlated, and counts as often as it is
+    independent; from three replicas on the error is at least what the replicas' own slopes say.
     """
-    x = [block_means(times[: len(one)], n_blocks) for one in series]
-    y = [block_means(one, n_blocks) for one in series]
-    x, y = (np.concatenate([part - part.mean() for part in parts]) for parts in (x, y))
-    free = len(x) - len(series) - 1
-    spread = (x**2).sum()
+    x = times - times.mean()
+    spread = len(series) * (x**2).sum()
     if not spread > 0.0:
         return float("nan"), float("nan")
-    slope = (x * y).sum() / spread
-    error = np.sqrt(((y - slope * x) ** 2).sum() / free / spread) if free > 0 else np.nan
-    return float(slope), float(error)
+    slopes = np.array([(x * (one - one.mean())).sum() for one in series]) * len(series) / spread
+    slope = float(slopes.mean())
+    rest = [one - one.mean() - slope * x for one in series]
+    free = n_independent(rest) - len(series) - 1.0
+    error = np.concatenate(rest).std() / np.sqrt(free * (x**2).mean()) if free > 0.5 else np.nan
+    if len(series) >= 3:
+        error = np.fmax(error, slopes.std(ddof=1) / np.sqrt(len(series)))
+    return slope, float(error)

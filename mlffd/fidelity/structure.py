@@ -2,14 +2,12 @@
 """Structure beside each other: radial distribution functions, bond lengths, angles."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from mlffd.fidelity.beside import Findings, Pair, notes, short, thinned
+from mlffd.fidelity.beside import Findings, Pair, notes, thinned
 from mlffd.fidelity.lines import curve, line, table
 from mlffd.fidelity.observables import (
-    PairCounts,
     bin_centers,
     bond_angles,
     bond_lengths,
@@ -17,11 +15,12 @@ from mlffd.fidelity.observables import (
     first_peak,
     pair_counts,
 )
-from mlffd.fidelity.statistics import block_means, combined, jackknife, mean_with_error, n_independent
+from mlffd.fidelity.statistics import block_means, combined, mean_with_error, replica_jackknife
 from mlffd.fidelity.trajectories import Recording
 
 RDF_FRAMES, BOND_FRAMES = 1000, 400  # of all replicas together, at most
 BROKEN = 1.5  # times the mean length of its kind, at which a bond counts as broken
+SURE_POSITION, SURE_HEIGHT = 0.01, 0.05  # Å and relative, to which a teacher's peak should be known
 MOST_BONDS = 4  # an atom; where there are more, as in metals, angles say little and are many
 
 
@@ -33,14 +32,14 @@ def compare_rdfs(pair: Pair, rdf_range: float) -> Findings:
     r, found = bin_centers(rdf_range), Findings()
     positions, heights, rows = [], [], []
     for name in sides[0]:
-        blocks = [side[name].values for side in sides]
-        if not any(values[:, 0].any() for values in blocks):
+        blocks = [side[name] for side in sides]
+        if not any(part[:, 0].any() for parts in blocks for part in parts):
             continue  # so far apart, or one atom alone
-        curves = [jackknife(values, quotient) for values in blocks]
+        curves = [replica_jackknife(parts, quotient) for parts in blocks]
         found.curves.append(curve(f"{title} {name}", r, ("r, Å", unit), *curves))
-        peaks = [jackknife(values, lambda block: first_peak(r, quotient(block))) for values in blocks]
+        peaks = [replica_jackknife(parts, lambda b: first_peak(r, quotient(b))) for parts in blocks]
         rows.append([name, *(part[k] for k in (0, 1) for peak in peaks for part in peak)])
-        note = notes(remark, short(sides[0][name].n_independent))
+        note = notes(remark, too_short(*peaks[0]))
         positions.append(line(f"rdf_peak_position_{name}", *shift(peaks), note))
         heights.append(line(f"rdf_peak_height_{name}", *growth(peaks), note))
     found.lines = [*with_worst("rdf_peak_position", positions), *with_worst("rdf_peak_height", heights)]
@@ -50,35 +49,29 @@ def compare_rdfs(pair: Pair, rdf_range: float) -> Findings:
     return found
 
 
-@dataclass(frozen=True)
-class Blocks:
-    """values: (n_blocks, 2, n_bins) counts, and what they are to be divided by; n_independent: samples."""
-
-    values: np.ndarray
-    n_independent: float
-
-
-def rdf_blocks(replicas: Sequence[Recording], rdf_range: float, n_blocks: int) -> dict[str, Blocks]:
-    """By pair of elements; replicas may differ in composition and size."""
-    blocks, near = {}, {}
+def rdf_blocks(replicas: Sequence[Recording], rdf_range: float, n_blocks: int) -> dict[str, list]:
+    """By pair of elements and replica (n_blocks, 2, n_bins): counts, and what they are to be divided by;
+    replicas may differ in composition and size."""
+    blocks = {}
     for replica in thinned(replicas, RDF_FRAMES):
         for name, pairs in pair_counts(replica.start, replica.positions, rdf_range).items():
             means = block_means(pairs.counts, n_blocks)
             both = np.stack([means, np.broadcast_to(pairs.ideal, means.shape)], axis=1)
             blocks.setdefault(name, []).append(both)
-            near.setdefault(name, []).append(near_pairs(pairs))
-    return {name: Blocks(np.concatenate(parts), n_independent(near[name])) for name, parts in blocks.items()}
-
-
-def near_pairs(pairs: PairCounts) -> np.ndarray:
-    """(n_frames,) pairs up to the first peak's position: a number that is as slow as the peak's height."""
-    g = pairs.counts.mean(axis=0) / pairs.ideal
-    return pairs.counts[:, : int(np.argmax(g)) + 1].sum(axis=1).astype(float)
+    return blocks
 
 
 def quotient(block: np.ndarray) -> np.ndarray:
     """(n_bins,) from the mean (2, n_bins) of blocks."""
     return block[0] / block[1]
+
+
+def too_short(peak: np.ndarray, error: np.ndarray) -> str:
+    """A remark on a first peak of the teacher that is not known well enough: position and height."""
+    if error[0] < SURE_POSITION and error[1] < SURE_HEIGHT * peak[1]:
+        return ""
+    place = f"{peak[0]:.3f} ± {error[0]:.2g} Å"
+    return f"too short to judge: the teacher's peak is at {place}, {peak[1]:.3g} ± {error[1]:.2g} high"
 
 
 def shift(peaks: list) -> tuple[float, float]:
@@ -148,9 +141,11 @@ def density_with_error(
     samples: list[np.ndarray], edges: np.ndarray, n_blocks: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Probability density in each bin, with the error from blocks of all replicas."""
-    parts = [part for one in samples for part in np.array_split(one, min(n_blocks, len(one)))]
-    densities = np.array([np.histogram(part, edges)[0] / (part.size * np.diff(edges)) for part in parts])
-    return jackknife(densities, np.copy)
+    widths, parts = np.diff(edges), []
+    for one in samples:
+        blocks = np.array_split(one, min(n_blocks, len(one)))
+        parts.append(np.array([np.histogram(block, edges)[0] / (block.size * widths) for block in blocks]))
+    return replica_jackknife(parts, np.copy)
 
 
 def moments(samples: list[np.ndarray]) -> tuple[float, float, float]:
