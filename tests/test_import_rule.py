@@ -38,7 +38,8 @@ RESTS_ON = {
     "speed": [],
     "sweep": ["train", "dataset.store", "engine", "environment", "report", "speed"],
     "fidelity": ["dynamics", "dataset", "drivers", "report", "speed"],
-    "distill": ["train", "dataset"],
+    "explore": ["engine", "dynamics", "dataset"],
+    "distill": ["train", "explore", "fidelity"],
     "report": ["errors", "units", "config", "files", "verdict"],
 }
 SEE_ALL = ("__init__", "__main__")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Choose the frames that are new to a student: farthest points among the environments of their atoms.
 
-An environment is a point in the space of the student's last features (Student.last_features). How new a frame
-is: the root mean square, over its atoms, of the distance to the nearest known environment of the same species,
-in units of the spread of the known ones.
+An environment is a point in the space of the student's last features (Student.last_features). How new a
+frame is: the root mean square, over its atoms, of the distance to the nearest known environment of the same
+species, in units of the spread of the known ones.
 
 Tried on the frames of the water student's rounds, each against the student of the round before: Spearman's
 correlation with the force error of a frame is 0.90, 0.93 and 0.96. With the invariants before the network it
@@ -30,9 +30,16 @@ class Environments:
 
 
 def choose_new(
-    candidates: Sequence[Environments], known: Sequence[Environments], count: int, least: float = DUPLICATE
+    candidates: Sequence[Environments],
+    known: Sequence[Environments],
+    count: int,
+    conditions: Sequence | None = None,
+    least: float = DUPLICATE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Up to ``count`` candidates, each the one farthest from all that is known and chosen before it.
+
+    Where ``conditions`` says under which one each candidate was found, they take turns: else the hottest
+    would take all.
 
     Returns:
         Indices of the chosen in that order, and how new each was when it was chosen, at least ``least``.
@@ -41,16 +48,26 @@ def choose_new(
     if not candidates:
         return np.array([], int), np.array([])
     cloud = _Cloud(candidates, known)
+    turns = [np.array(members) for members in _members(conditions or [None] * len(candidates))]
     chosen, how_new = [], []
-    while len(chosen) < min(count, len(candidates)):
-        novelties = cloud.novelties()
-        best = int(np.argmax(novelties))  # of equals the first
-        if not novelties[best] >= least:
-            break
-        chosen.append(best)
-        how_new.append(novelties[best])
-        cloud.know(best)
+    while turns and len(chosen) < count:
+        members = turns.pop(0)
+        new = cloud.novelties()[members]
+        best = int(np.argmax(new))  # of equals the first
+        if new[best] >= least:  # else nothing under this condition is new any more
+            chosen.append(members[best])
+            how_new.append(new[best])
+            cloud.know(members[best])
+            turns.append(members)
     return np.array(chosen, int), np.array(how_new)
+
+
+def _members(conditions: Sequence) -> list[list[int]]:
+    """Places of equal conditions, in order of appearance."""
+    members = {}
+    for place, condition in enumerate(conditions):
+        members.setdefault(condition, []).append(place)
+    return list(members.values())
 
 
 def novelties(candidates: Sequence[Environments], known: Sequence[Environments]) -> np.ndarray:
