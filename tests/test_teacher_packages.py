@@ -186,6 +186,10 @@ def test_ani_in_double_precision_and_without_leftovers(load):
         matrix = len(atoms) * np.arange(9.0).reshape(3, 3)
         np.testing.assert_array_equal(atoms.get_stress(), matrix.flat[[0, 4, 8, 5, 2, 1]])
     assert len(teacher.calculator.calculator.infos) == 2, "one evaluation a frame"
+    isolated = molecule("H2")
+    isolated.calc = teacher.calculator
+    isolated.get_forces()
+    assert "stress" not in teacher.calculator.results
 
 
 def test_ani_2x_by_fennol_from_a_file(load, tmp_path, monkeypatch):
@@ -214,7 +218,7 @@ def test_xtb(load, name, method):
 
 def test_one_evaluation_gives_all_of_a_label(load):
     """Caught: forces and stress asked for one after the other, each for the price of both."""
-    teacher = load("tblite", "gfn2-xtb")
+    teacher = load("aimnet", "aimnet2")
     crystal = bulk("MgO", "rocksalt", a=4.2)
     crystal.calc = teacher.calculator
     crystal.get_forces(), crystal.get_potential_energy(), crystal.get_stress()

@@ -36,9 +36,7 @@ class FreshCp2k(CP2K):
     def calculate(self, atoms=None, properties=None, system_changes=all_changes):
         """As ASE's, from scratch; TeacherError with CP2K's own words if it stopped."""
         try:
-            if self._shell is not None:
-                self._release_force_env()
-            super().calculate(atoms, properties, all_changes)
+            super().calculate(atoms, properties, all_changes)  # of elements too: it starts anew
         except SHELL_FAILURES as error:
             self._abandon_shell()
             reason = _last_words(Path(self.label + ".out")) or "its process ended, with no word in its output"
