@@ -40,7 +40,12 @@ def parser() -> argparse.ArgumentParser:
         return sub
 
     sub = verb(run_distill, "distill")
-    sub.add_argument("config", type=Path, help="TOML file; see configs/water/water.toml")
+    sub.add_argument("config", type=Path, help="TOML file; --init writes one")
+    sub.add_argument("--status", action="store_true", help="only say how far it is")
+    sub.add_argument("--init", type=Path, metavar="STRUCTURE", help="write a commented config to begin with")
+    sub.add_argument("--teacher", help="for --init; see mlffd teachers")
+    sub.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="for --init: teacher settings")
+    sub.add_argument("--temperature", type=float, default=300.0, help="for --init: K (default %(default)s)")
 
     sub = verb(run_sample, "sample")
     sub.add_argument("config", type=Path, help="TOML file with stages; see mlffd/dataset/sample.py")
@@ -53,6 +58,12 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("frames", type=Path, help="structures, any file ASE reads")
     sub.add_argument("--teacher", help="name of the teacher they are for; it need not be installed")
     sub.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="teacher settings")
+
+    sub = verb(run_explore, "explore")
+    sub.add_argument("config", type=Path, help="TOML file: the settings of mlffd/explore.py")
+    sub.add_argument("--student", nargs="+", required=True, help="bundle to run; with more, their committee")
+    sub.add_argument("--known", type=Path, nargs="+", required=True, help="label files it was trained on")
+    sub.add_argument("-o", "--output", type=Path, required=True, help="extxyz file to write")
 
     sub = verb(run_label, "label")
     sub.add_argument("frames", type=Path, help="structures, any file ASE reads")
@@ -202,12 +213,24 @@ def parser() -> argparse.ArgumentParser:
 # verbs import what they need when they run: `mlffd --help` starts without torch
 
 
-def run_distill(options) -> None:
-    """Distil a teacher into a student: rounds of sampling, labelling and training, then held-out errors."""
-    from mlffd.distill import distill
+def run_distill(options) -> int:
+    """Distil a teacher into a student, from frames to a judged report; resumable."""
+    from mlffd.distill import distill, status, write_config
+    from mlffd.fidelity.report import summary
 
-    load = partial(load_calculator, directory=options.config.parent)
-    print(json.dumps(distill(options.config, load), indent=1))
+    if options.init:
+        if not options.teacher:
+            raise ConfigError("--init needs --teacher NAME: `mlffd teachers` lists them")
+        teacher = {"name": options.teacher, **dict(setting(text) for text in options.set)}
+        write_config(options.config, options.init, teacher, options.temperature)
+        print(f"wrote {options.config}: read it, then `mlffd distill {options.config}`")
+        return 0
+    if options.status:
+        print(*status(options.config), sep="\n")
+        return 0
+    judged = distill(options.config, partial(load_calculator, directory=options.config.parent))
+    print(*summary(judged), sep="\n")
+    return 1 if judged["verdict"] == "failed" else 0
 
 
 def run_sample(options) -> None:
@@ -240,6 +263,18 @@ def run_audit(options) -> int:
     n_errors = sum(finding.level == "error" for finding in findings)
     print(f"{len(frames)} frames: {n_errors} errors, {len(findings) - n_errors} warnings")
     return 1 if n_errors else 0
+
+
+def run_explore(options) -> None:
+    """Run a student and choose the frames that are new to it, for a teacher to label."""
+    from mlffd.config import read_toml, settings_from
+    from mlffd.dataset.store import read_labels
+    from mlffd.explore import Exploration, explore
+
+    settings = settings_from(read_toml(options.config), Exploration, str(options.config))
+    known = [atoms for path in options.known for atoms in read_labels(path).structures]
+    report = explore(options.student, settings, known, options.output, options.config.parent)
+    print(json.dumps(report, indent=1))
 
 
 def run_label(options) -> None:
@@ -407,6 +442,7 @@ def run_repair(options) -> None:
     if options.labels:
         bundle = with_domain(bundle, join_labels([read_labels(path) for path in options.labels]))
     write_bundle(options.output, bundle.student, bundle.metadata)
+    print(f"mlffd: {bundle.verdict}", file=sys.stderr)
     print(f"wrote {options.output}: {json.dumps(bundle.student.architecture)}")
 
 
