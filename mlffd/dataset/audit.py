@@ -25,6 +25,7 @@ from mlffd.teachers.facts import TeacherFacts
 OVERLAP, CLOSE = 0.5, 0.58
 VACUUM = 10.0  # Å without an atom along a lattice direction
 DENSEST, THINNEST = 25.0, 0.02  # g/cm3; osmium has 22.6, liquid hydrogen 0.07
+CRUSHED = 200.0  # g/cm3; more than in the center of the Sun
 SAME = 1e-4  # Å; frames whose atoms differ less are one
 SHOWN = 3  # findings in an error message
 
@@ -50,16 +51,18 @@ def audit(
     ``settings`` are those of the teacher (charge, spin, task), by default its own. What holds for all
     frames of a composition is said once, of the first of them.
     """
-    facts = teacher.facts if isinstance(teacher, Teacher) else teacher
-    settings = settings if settings is not None else getattr(teacher, "settings", None) or {}
+    facts = teacher
+    if isinstance(teacher, Teacher):
+        facts, settings = teacher.facts, teacher.settings if settings is None else settings
     if not structures:
         return [Finding("error", None, "no structures")]
     findings = [
         Finding(level, number, text)
         for number, atoms in enumerate(structures)
-        for level, text in _frame_findings(atoms, facts, settings)
+        for level, text in _frame_findings(atoms, facts, settings or {})
     ]
-    findings += _composition_findings(structures) + _duplicates(structures)
+    wrong = {finding.frame for finding in findings if finding.level == "error"}
+    findings += _composition_findings(structures, wrong) + _duplicates(structures)
     return sorted(findings, key=lambda finding: (finding.level, finding.frame or 0))
 
 
@@ -102,6 +105,8 @@ def _unusable(atoms):
     vectors = atoms.cell.array[atoms.pbc]
     if len(vectors) and np.linalg.matrix_rank(vectors, tol=1e-6) < len(vectors):
         return "called periodic but has no cell: give one, or set pbc to false"
+    if atoms.pbc.all() and density(atoms) > CRUSHED:
+        return f"a density of {density(atoms):.3g} g/cm3: positions and cell are not in Å"
     return None
 
 
@@ -159,11 +164,11 @@ def _gaps(atoms):
     return steps.max(axis=0) * heights
 
 
-def _composition_findings(structures):
-    """What all frames of a composition share, looked at in the first."""
+def _composition_findings(structures, wrong):
+    """What all frames of a composition share, looked at in the first sound one."""
     first = {}
     for number, atoms in enumerate(structures):
-        if not _unusable(atoms):
+        if number not in wrong:
             first.setdefault(atoms.get_chemical_formula(), number)
     found = [(number, missing_hydrogens(structures[number])) for number in first.values()]
     return [Finding(level, number, text) for number, (level, text) in filter(lambda f: f[1], found)]

@@ -13,7 +13,7 @@ NONMETALS = [
 BOND, METAL_BOND = 1.25, 1.4  # largest bond lengths in sums of covalent radii
 SINGLE_BOND = 1.42  # Å; a carbon at the end of a longer bond than this has others, to hydrogens
 LINEAR, PLANAR = 150.0, 345.0  # degrees: of an angle, and of the sum of three
-WATERS = 2.3, 3.5  # Å between oxygens of neighboring water molecules
+WATERS = 2.0, 3.5  # Å between oxygens of neighboring water molecules
 MANY, SOME = 0.5, 0.2  # of the carbons or oxygens
 
 
@@ -79,6 +79,7 @@ def _angles(neighbors):
 
 
 def _are_near(atoms, indices):
-    """Whether some of these atoms are as far from each other as neighboring water molecules."""
-    distances = neighbor_list("d", atoms[indices], WATERS[1])
-    return bool(len(distances) and distances.min() > WATERS[0])
+    """Whether these atoms are mostly as far from each other as neighboring water molecules."""
+    first, distances = neighbor_list("id", atoms[indices], WATERS[1])
+    nearest = [distances[first == k].min() for k in np.unique(first)]
+    return bool(nearest) and float(np.median(nearest)) > WATERS[0]
