@@ -107,6 +107,16 @@ def test_figures_are_there_and_missing_ones_are_named(tmp_path):
     assert "force errors." in without
 
 
+def test_a_figure_has_room_for_some_curves_only(tmp_path):
+    """Seen to catch: a curve without points, of which there is no last one."""
+    pytest.importorskip("matplotlib")
+    curves = [curve(f"angles {k}-H-O") for k in range(14)] + [
+        curve("angles none", x=[], teacher=[], student=[])
+    ]
+    page = write_page(report(curves=curves), tmp_path)["markdown"].read_text()
+    assert "Not drawn, but in report.json: angles 12-H-O, angles 13-H-O." in page
+
+
 def test_without_matplotlib_there_are_tables_and_a_line_that_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr("mlffd.report.page.has_matplotlib", lambda: False)
     page = write_page(report(), tmp_path)["markdown"].read_text()

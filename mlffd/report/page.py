@@ -23,6 +23,7 @@ CURVES = {
 }
 EXPECTED = (("rdf", "distances"), ("bonds",), ("angles",), ("displacement",))  # one of each
 FORCE_ERRORS = "Force errors"  # tables whose titles begin so are drawn as well
+MOST_PANELS = 12  # of a figure
 BANDS = "Below: student minus teacher. The bands are standard errors."
 
 
@@ -144,7 +145,7 @@ def figures_of(report: dict) -> list:
     if not has_matplotlib():
         return [blocks.Heading("Figures"), blocks.Text(NO_MATPLOTLIB)]
     kinds: dict[str, list[dict]] = {}
-    for curve in report.get("curves", []):
+    for curve in (curve for curve in report.get("curves", []) if len(curve["x"]) > 1):
         kinds.setdefault(curve["name"].partition(" ")[0], []).append(curve)
     found = [block for kind in sorted(kinds, key=_rank) for block in curves_of(kind, kinds[kind])]
     tables = [table for table in report.get("tables", []) if table["title"].startswith(FORCE_ERRORS)]
@@ -164,12 +165,14 @@ def _rank(kind: str) -> int:
 def curves_of(kind: str, curves: list[dict]) -> list:
     """A heading and the figure of one kind of curve."""
     title = CURVES.get(kind, kind)
+    curves, left_out = curves[:MOST_PANELS], [curve["name"] for curve in curves[MOST_PANELS:]]
     alone = [
         curve["name"] for curve in curves if curve.get("teacher") is None or curve.get("student") is None
     ]
     without = f" Of one of the two only: {', '.join(alone)}." if alone else ""
+    more = f" Not drawn, but in report.json: {', '.join(left_out)}." if left_out else ""
     file = Path("figures") / f"{''.join(letter if letter.isalnum() else '_' for letter in kind)}.svg"
-    caption = f"{title} of the teacher and of the student. {BANDS}{without}"
+    caption = f"{title} of the teacher and of the student. {BANDS}{without}{more}"
     return [blocks.Heading(title), blocks.Figure(file, curves_figure(curves), caption)]
 
 
