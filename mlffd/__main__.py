@@ -529,12 +529,12 @@ def run_lammps_summary(options) -> None:
 
 
 def load_calculator(spec, directory: Path):
-    """The calculator a sampling config names: a student by ``{bundle = PATH}``, else a teacher."""
+    """What a sampling config names: a student's engine by ``{bundle = PATH}``, else a teacher's calculator."""
     if isinstance(spec, dict) and "bundle" in spec:
         from mlffd.dataset.plan import locate
-        from mlffd.drivers.ase_calculator import Calculator
+        from mlffd.engine import Engine
 
-        return Calculator(locate(spec["bundle"], directory))
+        return Engine(locate(spec["bundle"], directory))
     from mlffd.teachers import load_teacher
 
     return load_teacher(spec, directory=directory).calculator

@@ -216,8 +216,8 @@ class Trajectories:
             return
         try:
             found = evaluate(self._batch.atoms)
-        except BLOW_UPS:  # whose fault is it?
-            found, reasons = _one_by_one(evaluate, self._batch.atoms)
+        except BLOW_UPS as error:
+            found, reasons = _whose_fault(error, evaluate, self._batch.atoms)
             self._cut_where(np.array([reason is not None for reason in reasons]), reasons.__getitem__)
         self._take(found, predictions, getattr(self._batch, name))
 
@@ -246,11 +246,15 @@ class Trajectories:
             lambda k: f"temperature is {now[k]:.0f} K, where {hottest[k]:.0f} K are the most",
         )
 
-    def _look(self) -> None:
-        """The thorough look: no atom on top of another one. What passes is remembered."""
+    def check(self) -> None:
+        """Look now, rather than at the next multiple of CHECK_STEPS, whether an atom is on top of another."""
         self._cut_wild()
         overlaps = [overlap(atoms) for atoms in self._batch.atoms]
         self._cut_where(np.array([found is not None for found in overlaps], bool), overlaps.__getitem__)
+
+    def _look(self) -> None:
+        """What passes is remembered."""
+        self.check()
         self._seen.append(Snapshot(self.n_steps, self._batch))
 
     def _cut_where(self, guilty: np.ndarray, reason: Callable[[int], str]) -> None:
@@ -301,8 +305,12 @@ class Trajectories:
         return everywhere
 
 
-def _one_by_one(evaluate: Evaluate, structures: list[Atoms]) -> tuple[list, list[str | None]]:
+def _whose_fault(
+    error: Exception, evaluate: Evaluate, structures: list[Atoms]
+) -> tuple[list, list[str | None]]:
     """What can be evaluated, and for each structure why it cannot or None."""
+    if len(structures) == 1:  # asked again, a calculator may answer with what it had found before the error
+        return [], [f"{type(error).__name__}: {error}"]
     found, reasons = [], []
     for atoms in structures:
         try:

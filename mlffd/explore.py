@@ -30,7 +30,6 @@ from mlffd.errors import ConfigError, MlffdError
 from mlffd.files import replacing, write_atomically
 from mlffd.graph import from_atoms
 from mlffd.predict import array
-from mlffd.replicas import overlap
 from mlffd.students.student import Student
 
 # what is new, and in which measure the report says how new
@@ -167,8 +166,9 @@ class _Runs:
         n_intervals = self.settings.steps // interval
         for _ in tqdm(range(n_intervals), desc="exploring", unit=f" x {interval} steps"):
             md.run(interval)
+            md.check()
             for run, atoms in enumerate(md.structures):
-                if md.cut[run] is None and overlap(atoms) is None:
+                if md.cut[run] is None:
                     found[run].append(self.frame(run, atoms, md.n_steps))
         for run, frames in enumerate(md.before_cut):
             before = [atoms for atoms in frames if atoms.info["step"] % interval]

@@ -24,17 +24,20 @@ class Stage:
     frames: int  # kept per trajectory
     interval: int  # steps between kept frames
     calculator: str | dict | None = None  # instead of the config's own
-    start: str | None = None  # structure file; a trajectory starts from a frame of the nearest density
-    composition: dict | None = None  # or a packed box, such as { H2O = 64 }
+    start: str | list | None = (
+        None  # structure files; a trajectory starts from a frame of the nearest density
+    )
+    composition: dict | None = None  # or a packed box, such as { H2O = 64, "ethanol.xyz" = 8 }
     densities: list | None = None  # g/cm3; may be left out with `start`
     replicas: int = 1
     equilibration: int = 0  # steps before the first interval
     relax: int = 0  # most steps of energy minimization before the dynamics
     timestep_fs: float = 0.5
-    thermostat: str = "langevin"  # or "bussi"
-    time_constant_fs: float = 100.0  # of the thermostat
+    time_constant_fs: float = 100.0  # of the thermostat, Langevin's
     rattle_fraction: float = 0.0  # of the kept frames, displaced at random when written
     rattle_stdev: list = field(default_factory=lambda: [0.02, 0.05])  # Å; a frame draws one between these
+    strain_fraction: float = 0.0  # of the kept frames, strained at random with their cell when written
+    strain_stdev: list = field(default_factory=lambda: [0.01, 0.03])  # of each component; drawn likewise
     max_force: float = 50.0  # eV/Å; beyond it a trajectory counts as blown up
 
     def check(self):
@@ -46,14 +49,21 @@ class Stage:
             wrong = "give either start or composition"
         elif self.composition is not None and not self.densities:
             wrong = "a composition needs densities (g/cm3)"
-        elif self.thermostat not in ("langevin", "bussi"):
-            wrong = f"no thermostat {self.thermostat!r}: langevin or bussi"
+        elif self.start == []:
+            wrong = "start is an empty list: name at least one file"
         elif not self.temperatures or min(self.temperatures) <= 0:
             wrong = "temperatures must be above zero K"
         elif min(self.frames, self.interval, self.replicas) < 1:
             wrong = "frames, interval and replicas must be at least 1"
+        elif not all(0 <= fraction <= 1 for fraction in (self.rattle_fraction, self.strain_fraction)):
+            wrong = "rattle_fraction and strain_fraction are between 0 and 1"
+        elif not all(len(stdev) == 2 and 0 <= stdev[0] <= stdev[1] for stdev in self._stdevs()):
+            wrong = "rattle_stdev and strain_stdev are two numbers, the smaller one first"
         if wrong:
             raise ConfigError(f"stage {self.name}: {wrong}")
+
+    def _stdevs(self):
+        return self.rattle_stdev, self.strain_stdev
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,12 @@ class Trajectory:
         s = self.settings
         at = f" {s['density']:g} g/cm3" if s["density"] else ""
         return f"{s['name']} {s['temperature']:g} K{at} #{s['replica']}"
+
+    @property
+    def starts(self):
+        """Names of the start files."""
+        start = self.settings["start"]
+        return [start] if isinstance(start, str) else start or []
 
     @property
     def n_steps(self):
@@ -95,9 +111,12 @@ def _grid(stage, seed, directory):
     """Trajectories of a stage: temperatures x densities x replicas."""
     grid = ("temperatures", "densities", "replicas")
     common = {key: value for key, value in asdict(stage).items() if key not in grid}
-    named = [locate(p, directory) for p in (stage.start, _bundle(stage.calculator)) if p is not None]
+    molecules = [name for name in stage.composition or () if Path(name).suffix]
+    starts = [stage.start] if isinstance(stage.start, str) else stage.start or []
+    named = [*starts, *molecules, *_bundle(stage.calculator)]
+    named = {str(name): locate(name, directory) for name in named}
     # what a named file holds decides what is run, so another content means another trajectory
-    common["files"] = {path.name: _file_digest(path) for path in named if path.is_file()}
+    common["files"] = {name: _file_digest(path) for name, path in named.items() if path.is_file()}
     for temperature, rho, replica in product(
         stage.temperatures, stage.densities or [None], range(stage.replicas)
     ):
@@ -108,11 +127,11 @@ def _grid(stage, seed, directory):
 def locate(path, directory):
     """A file that a config names: beside the config, else where we are."""
     beside = Path(directory) / path
-    return beside if beside.exists() else Path(path)
+    return beside if beside.is_file() else Path(path)
 
 
 def _bundle(spec):
-    return spec.get("bundle") if isinstance(spec, dict) else None
+    return [spec["bundle"]] if isinstance(spec, dict) and "bundle" in spec else []
 
 
 def digest(settings):

@@ -2,47 +2,40 @@
 """Sample structures by molecular dynamics, for a teacher to label.
 
 plan.py tells which trajectories a config asks for. A finished trajectory is kept on disk and never
-run again; its random numbers follow from its settings alone.
+run again; its random numbers follow from its settings alone. A student runs all trajectories of a stage
+in one batch, any other calculator one after the other.
 """
 
 import json
 import shutil
-import warnings
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import ase.io
 import numpy as np
-from ase.io.formats import UnknownFileTypeError
-from ase.md.bussi import Bussi
-from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import Stationary
-from ase.neighborlist import natural_cutoffs, neighbor_list
+from ase.calculators.calculator import BaseCalculator, Calculator, all_changes
 from ase.optimize import FIRE
 from tqdm import tqdm
 
 from mlffd.dataset.pack import density, packed_box
 from mlffd.dataset.plan import digest, locate, plan
+from mlffd.dataset.starts import bare, read_starts, start_near
+from mlffd.dynamics import BLOW_UPS, Trajectories, evaluate_with
 from mlffd.errors import ConfigError, MlffdError
 from mlffd.files import replacing, write_atomically
 from mlffd.teachers import load_teacher
-from mlffd.units import BOLTZMANN, FEMTOSECOND
 
-CHECK_STEPS = 10  # how often a running trajectory is looked at
-# what calculators raise for structures out of any order; set-up errors surface before the dynamics
-BLOW_UPS = (MlffdError, ValueError, ArithmeticError)
-
-
-class BlownUpError(MlffdError):
-    """A trajectory left all reason; its frames up to the last sane one are kept."""
+CHUNK = 50  # steps between two looks at the progress
+RELAXED = 0.5  # eV/Å; forces up to this are left to the dynamics
 
 
 def sample(config, output, load_calculator=None, directory="."):
     """Run every trajectory of `config` and write the frames kept to `output` (extxyz), whole or not at all.
 
-    `load_calculator(spec)` returns the ASE calculator for a calculator table of the config; by default
-    a teacher. Files that the config names are looked for in `directory`, then here. `output`.json tells what
-    became of each trajectory, and why one was cut. Returns that report.
+    `load_calculator(spec)` returns the ASE calculator for a calculator table of the config, or an engine; by
+    default a teacher. Files that the config names are looked for in `directory`, then here. `output`.json
+    tells what became of each trajectory, and why one was cut. Returns that report.
     Raises ConfigError for a config that cannot be meant, MlffdError when not one sane frame came out.
     """
     output, directory = Path(output), Path(directory)
@@ -55,14 +48,10 @@ def sample(config, output, load_calculator=None, directory="."):
             return report
     parts = output.with_name(output.name + ".parts")
     parts.mkdir(parents=True, exist_ok=True)
-    if load_calculator is None:
-        load_calculator = partial(_teacher_calculator, directory=directory)
-    calculators = _Calculators(load_calculator)
-    runs = []
+    load = load_calculator or partial(_teacher_calculator, directory=directory)
     with tqdm(total=sum(t.n_steps for t in trajectories), unit="step", desc="sampling") as progress:
-        for trajectory in trajectories:
-            progress.set_postfix_str(trajectory.title)
-            runs.append(_finished_or_run(trajectory, parts, calculators, directory, progress))
+        _run_all(trajectories, parts, _Calculators(load), directory, progress)
+    runs = [json.loads(_report_part(parts, t).read_text()) for t in trajectories]
     _join(trajectories, parts, output)
     report = {"key": key, "frames": sum(r["kept"] for r in runs), "trajectories": runs}
     write_atomically(report_path, json.dumps(report, indent=1) + "\n")
@@ -75,7 +64,7 @@ def _teacher_calculator(spec, directory):
 
 
 class _Calculators:
-    """Calculators by their table in the config, each loaded once."""
+    """How to evaluate by a calculator's table of the config, and how many runs together; each loaded once."""
 
     def __init__(self, load):
         self.load, self.loaded = load, {}
@@ -83,24 +72,35 @@ class _Calculators:
     def __getitem__(self, spec):
         key = digest(spec)
         if key not in self.loaded:
-            self.loaded[key] = self.load(spec)
+            found = self.load(spec)
+            one_by_one = isinstance(found, BaseCalculator)
+            self.loaded[key] = (evaluate_with(found), 1) if one_by_one else (found.evaluate, None)
         return self.loaded[key]
 
 
-def _finished_or_run(trajectory, parts, calculators, directory, progress):
-    """Report of a trajectory, from disk if it has been run; the report is written last."""
-    report_path = parts / f"{trajectory.key[:16]}.json"
-    if report_path.exists():
-        progress.update(trajectory.n_steps)
-        return json.loads(report_path.read_text())
-    end = progress.n + trajectory.n_steps
-    calculator = calculators[trajectory.settings["calculator"]]
-    frames, reason = run_trajectory(trajectory, calculator, directory, progress)
-    progress.update(end - progress.n)  # a trajectory that was cut is over, too
+def _run_all(trajectories, parts, calculators, directory, progress):
+    """Run what has not been run, stage by stage, and leave frames and a report of each in `parts`."""
+    for _, stage in groupby(trajectories, key=lambda t: t.settings["name"]):
+        stage = list(stage)
+        missing = [t for t in stage if not _report_part(parts, t).exists()]
+        progress.update(sum(t.n_steps for t in stage) - sum(t.n_steps for t in missing))
+        if missing:
+            evaluate, together = calculators[missing[0].settings["calculator"]]
+            together = together or len(missing)
+            for start in range(0, len(missing), together):
+                group = missing[start : start + together]
+                progress.set_postfix_str(group[0].title + (" ..." if len(group) > 1 else ""))
+                for trajectory, found in zip(group, run_trajectories(group, evaluate, directory, progress)):
+                    _keep(trajectory, *found, parts, progress)
+
+
+def _keep(trajectory, frames, reason, parts, progress):
+    """Write what a trajectory came to; its report last."""
     if reason:
         progress.write(f"{trajectory.title} blew up, cut after {len(frames)} frames: {reason}")
     if frames:
-        _write_frames(_part(parts, trajectory), frames)
+        with replacing(_part(parts, trajectory)) as part:
+            ase.io.write(part, frames, format="extxyz")
     report = {
         "trajectory": trajectory.key[:16],
         "title": trajectory.title,
@@ -108,103 +108,106 @@ def _finished_or_run(trajectory, parts, calculators, directory, progress):
         "kept": len(frames),
         "cut_because": reason,
     }
-    write_atomically(report_path, json.dumps(report))
-    return report
+    write_atomically(_report_part(parts, trajectory), json.dumps(report))
 
 
-def run_trajectory(trajectory, calculator, directory=Path("."), progress=None):
-    """Frames (list of Atoms without calculator) of one trajectory, and why it was cut or None."""
-    settings = trajectory.settings
-    rng = np.random.default_rng(int(trajectory.key[:16], 16))
-    atoms = _start(settings, directory, rng)
-    atoms.calc = calculator
-    atoms.get_forces()  # what is wrong with the set-up itself must not pass for a blow-up
-    frames = []
-    try:
-        if settings["relax"]:
-            FIRE(atoms, logfile=None).run(fmax=0.5, steps=settings["relax"])
-        dynamics = _dynamics(atoms, settings, rng)
-        for n in range(settings["frames"]):
-            steps = settings["interval"] + (settings["equilibration"] if n == 0 else 0)
-            _advance(dynamics, steps, progress)
-            _check_sane(atoms, settings)
-            frames.append(_frame(atoms, n, trajectory, dynamics.nsteps, rng))
-    except BLOW_UPS as error:
-        return frames, f"{type(error).__name__}: {error}".removeprefix("BlownUpError: ")
-    return frames, None
+def run_trajectories(trajectories, evaluate, directory=Path("."), progress=None):
+    """Run trajectories of one stage in one batch; of each its frames and why it was cut or None.
+
+    `evaluate` is an Evaluate of mlffd.dynamics. Raises what evaluating the starts raises: a set-up that is
+    wrong must not pass for a blow-up.
+    """
+    settings = trajectories[0].settings
+    rngs = [np.random.default_rng(int(t.key[:16], 16)) for t in trajectories]
+    starts = _starts(trajectories, directory, rngs)
+    evaluate(starts)
+    frames, cut = [[] for _ in trajectories], [_relax(atoms, evaluate, settings["relax"]) for atoms in starts]
+    running = [k for k, reason in enumerate(cut) if reason is None]
+    if not running:
+        return list(zip(frames, cut))
+    md = _dynamics([trajectories[k] for k in running], [starts[k] for k in running], evaluate)
+    for n in range(settings["frames"]):
+        steps = settings["interval"] + (settings["equilibration"] if n == 0 else 0)
+        _advance(md, steps, progress, len(trajectories))
+        md.check()
+        for k, atoms, reason in zip(running, md.structures, md.cut):
+            cut[k] = reason
+            if reason is None:
+                frames[k].append(_frame(atoms, n, trajectories[k], md.n_steps, rngs[k]))
+    return list(zip(frames, cut))
 
 
-def _start(settings, directory, rng):
+def _starts(trajectories, directory, rngs):
+    """A start (Atoms) for each trajectory of a stage."""
+    settings = trajectories[0].settings
     if settings["composition"] is not None:
-        return packed_box(settings["composition"], settings["density"], rng)
-    path = locate(settings["start"], directory)
+        return [
+            packed_box(settings["composition"], t.settings["density"], rng, directory)
+            for t, rng in zip(trajectories, rngs)
+        ]
+    frames = read_starts([locate(path, directory) for path in trajectories[0].starts])
+    starts = [start_near(frames, t.settings["density"], rng) for t, rng in zip(trajectories, rngs)]
+    if settings["strain_fraction"] and any(atoms.cell.rank < 3 for atoms in starts):
+        raise ConfigError(f"stage {settings['name']}: a start without a cell cannot be strained")
+    return starts
+
+
+class _Calculator(Calculator):
+    """An Evaluate in the clothes that ASE's optimizers know."""
+
+    implemented_properties = ("energy", "forces")
+
+    def __init__(self, evaluate):
+        super().__init__()
+        self.evaluate = evaluate
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=tuple(all_changes)):
+        super().calculate(atoms, properties, system_changes)
+        (found,) = self.evaluate([self.atoms])
+        self.results = {"energy": found.energy, "forces": found.forces}
+
+
+def _relax(atoms, evaluate, most_steps):
+    """Minimize the energy in place; why that cannot be done, or None."""
+    if most_steps == 0:
+        return None
+    atoms.calc = _Calculator(evaluate)
     try:
-        frames = ase.io.read(path, index=":")
-    except (OSError, ValueError, KeyError, UnknownFileTypeError) as error:
-        raise ConfigError(f"cannot read start structures from {path}: {error}") from error
-    target = settings["density"]
-    if target is not None:
-        misfits = np.array([abs(density(frame) - target) for frame in frames])
-        frames = [frames[k] for k in np.flatnonzero(misfits < misfits.min() + 1e-3)]
-    chosen = frames[rng.integers(len(frames))]
-    atoms = type(chosen)(chosen.numbers, positions=chosen.positions, cell=chosen.cell, pbc=chosen.pbc)
-    if target is not None:
-        atoms.set_cell(atoms.cell * (density(atoms) / target) ** (1 / 3), scale_atoms=True)
-    return atoms
+        FIRE(atoms, logfile=None).run(fmax=RELAXED, steps=most_steps)
+    except BLOW_UPS as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        atoms.calc = None
+    return None
 
 
-def _dynamics(atoms, settings, rng):
-    temperature, fs = settings["temperature"], FEMTOSECOND
-    width = np.sqrt(atoms.get_masses() * BOLTZMANN * temperature)[:, None]
-    atoms.set_momenta(rng.standard_normal((len(atoms), 3)) * width)  # Maxwell and Boltzmann's
-    Stationary(atoms)
-    time_constant = settings["time_constant_fs"] * fs
-    timestep = settings["timestep_fs"] * fs
-    if settings["thermostat"] == "bussi":
-        dynamics = Bussi(atoms, timestep, temperature_K=temperature, taut=time_constant, rng=rng)
-    else:
-        with warnings.catch_warnings():
-            # ASE >= 3.28 says of its default that it keeps the center of mass in place, as we want it
-            warnings.simplefilter("ignore", FutureWarning)
-            friction = 1 / time_constant
-            dynamics = Langevin(atoms, timestep, temperature_K=temperature, friction=friction, rng=rng)
-    dynamics.attach(lambda: _check_motion(atoms, temperature), interval=CHECK_STEPS)
-    return dynamics
+def _dynamics(trajectories, starts, evaluate):
+    settings = trajectories[0].settings
+    return Trajectories(
+        starts,
+        evaluate,
+        settings["timestep_fs"],
+        [t.settings["temperature"] for t in trajectories],
+        settings["time_constant_fs"],
+        seed=[int(t.key[16:32], 16) for t in trajectories],
+        max_force=settings["max_force"],
+    )
 
 
-def _advance(dynamics, steps, progress):
+def _advance(md, steps, progress, n_trajectories):
     done = 0
     while done < steps:
-        chunk = min(50, steps - done)
-        dynamics.run(chunk)
+        chunk = min(CHUNK, steps - done)
+        md.run(chunk)
         done += chunk
         if progress is not None:
-            progress.update(chunk)
-
-
-def _check_motion(atoms, temperature):
-    """Cheap enough to be looked at often: are the atoms where and as fast as atoms can be?"""
-    now = atoms.get_temperature()
-    if not (np.isfinite(atoms.positions).all() and np.isfinite(now)):
-        raise BlownUpError("positions or velocities are not finite")
-    if now > 3 * temperature + 1000:
-        raise BlownUpError(f"temperature rose to {now:.0f} K at a target of {temperature:g} K")
-
-
-def _check_sane(atoms, settings):
-    _check_motion(atoms, settings["temperature"])
-    forces = atoms.get_forces()
-    largest = np.linalg.norm(forces, axis=1).max()
-    if not largest < settings["max_force"]:
-        raise BlownUpError(f"largest force is {largest:.3g} eV/Å")
-    if len(neighbor_list("i", atoms, natural_cutoffs(atoms, mult=0.5))):
-        raise BlownUpError("two atoms are closer than half their covalent bond length")
+            progress.update(chunk * n_trajectories)
 
 
 def _frame(atoms, n, trajectory, step, rng):
-    """A bare copy of the atoms, rattled if it is this frame's turn, telling where it comes from."""
+    """A bare copy of the atoms that tells where it comes from, rattled or strained if it is its turn."""
     settings = trajectory.settings
-    frame = type(atoms)(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    frame = bare(atoms)
     frame.info = {
         "stage": settings["name"],
         "temperature": float(settings["temperature"]),
@@ -213,21 +216,31 @@ def _frame(atoms, n, trajectory, step, rng):
     }
     if atoms.cell.rank == 3:
         frame.info["density"] = round(float(density(frame)), 6)
-    fraction = settings["rattle_fraction"]
-    if int((n + 1) * fraction + 1e-9) > int(n * fraction + 1e-9):
+    if _turn(n, settings["rattle_fraction"]):
         stdev = rng.uniform(*settings["rattle_stdev"])
         frame.positions += rng.normal(scale=stdev, size=frame.positions.shape)
         frame.info["rattle"] = round(float(stdev), 6)
+    if _turn(
+        settings["frames"] - 1 - n, settings["strain_fraction"]
+    ):  # others than those rattled, if it can be
+        stdev = rng.uniform(*settings["strain_stdev"])
+        strain = rng.normal(scale=stdev, size=(3, 3))
+        frame.set_cell(frame.cell.array @ (np.eye(3) + 0.5 * (strain + strain.T)), scale_atoms=True)
+        frame.info["strain"] = round(float(stdev), 6)
     return frame
+
+
+def _turn(n, fraction):
+    """Is it the turn of number n, so that `fraction` of all have one?"""
+    return int((n + 1) * fraction + 1e-9) > int(n * fraction + 1e-9)
 
 
 def _part(parts, trajectory):
     return parts / f"{trajectory.key[:16]}.xyz"
 
 
-def _write_frames(path, frames):
-    with replacing(path) as part:
-        ase.io.write(part, frames, format="extxyz")
+def _report_part(parts, trajectory):
+    return parts / f"{trajectory.key[:16]}.json"
 
 
 def _join(trajectories, parts, output):
