@@ -179,7 +179,7 @@ def with_virial(factor):
     [(-1, "eV/A3", "compression"), (1 / GPA, "GPa", "tension"), (-10 / GPA, "kbar", "compression")],
 )
 def test_a_stress_that_contradicts_its_virial_is_refused_with_what_to_say(tmp_path, factor, unit, sign):
-    """Seen to catch a check that compares sizes only, and one that compares after averaging."""
+    """Seen to catch a check that compares sizes only."""
     path = stranger(tmp_path / "theirs.xyz", with_virial(factor))
     with pytest.raises(LabelError, match=f"say --stress-unit {unit} --stress-sign {sign}"):
         import_labels(path, tmp_path / "theirs.h5", ANYBODY)

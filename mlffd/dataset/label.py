@@ -101,7 +101,8 @@ class _Labelling:
     missing: list
     store: LabelStore
     crew: object  # ProcessCrew or RankCrew
-    once_more: list = field(default_factory=list)  # frames that took a process down beside others
+    once_more: list = field(default_factory=list)  # frames at which a process died
+    killers: set = field(default_factory=set)  # all such frames so far
     deaths: int = 0  # in a row
     reason: str = ""  # the latest why a member did not start
 
@@ -133,10 +134,12 @@ class _Labelling:
                     member.give(number, self.structures[number])
 
     def _next_frame(self):
-        if self.queue:
-            return self.queue.popleft()
-        # alone, with all memory for itself
-        return self.once_more.pop() if self.once_more and not self._busy() else None
+        busy = self._busy()
+        if any(member.frame in self.killers for member in busy):
+            return None  # it is to be alone, with all memory for itself
+        if self.once_more:
+            return None if busy else self.once_more.pop()
+        return self.queue.popleft() if self.queue else None
 
     def _hear(self, member, kind, content):
         if kind == READY:
@@ -153,15 +156,16 @@ class _Labelling:
             self.deaths = 0
 
     def _bury(self, member, reason):
-        """Renew a process that died; its frame is tried once more alone, or has failed if it was alone."""
+        """Renew a process that died; its frame is tried once more, alone, then it has failed."""
         number = member.frame
-        alone = self._busy() == [member]
         self.crew.renew(member)
         self.deaths += 1
-        if number is not None and alone:
+        if number in self.killers:
             self._keep(number, None, reason)
         elif number is not None:
+            self._say(f"frame {number}: {reason}; it is tried once more, alone")
             self.once_more.append(number)
+            self.killers.add(number)
         if self.deaths >= DEATHS_IN_A_ROW:
             raise LabelError(
                 f"{self.deaths} labelling processes died in a row, the last at frame {number}: {reason};"
