@@ -59,6 +59,7 @@ SOUND = {
         cellpar=[2.46, 2.46, 6.7, 90, 90, 120],
     ),
     "fullerene": lambda: molecule("C60"),
+    "cyanogen radicals": lambda: box("CN", 4, 0.3),
     "dry ice": dry_ice,
     "ice": ice,
     "water": lambda: box("H2O", 64, 0.997),
