@@ -529,7 +529,7 @@ def run_lammps_summary(options) -> None:
 
 
 def load_calculator(spec, directory: Path):
-    """What a sampling config names: a student's engine by ``{bundle = PATH}``, else a teacher's calculator."""
+    """What a sampling config names: the engine of ``{bundle = PATH}``, or a teacher's calculator."""
     if isinstance(spec, dict) and "bundle" in spec:
         from mlffd.dataset.plan import locate
         from mlffd.engine import Engine
