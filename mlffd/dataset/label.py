@@ -4,6 +4,7 @@
 import sys
 import time
 from collections import deque
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mlffd.dataset import mpi
+from mlffd.dataset.audit import check_structures
 from mlffd.dataset.crew import BROKEN, DIED, READY, ProcessCrew
 from mlffd.dataset.evaluate import DISPLACEMENT, Recipe, evaluate
 from mlffd.dataset.frames import read_frames
@@ -20,6 +22,7 @@ from mlffd.teachers import load_teacher
 
 __all__ = ["evaluate", "label", "read_frames"]
 
+WARNINGS_SHOWN = 5  # of the audit
 DEATHS_IN_A_ROW = 5  # of labelling processes, without a label in between: the frames are not to blame
 
 
@@ -58,7 +61,9 @@ def _label(frames, recipe, output, workers, retry_failed, start_crew):
     structures = read_frames(frames)
     teacher = load_teacher(recipe.teacher, device=recipe.device, directory=recipe.directory)
     store = LabelStore(output)
-    with store.locked():
+    if retry_failed or not store.path.exists():
+        _audit(structures, teacher)
+    with store.locked(), _stopping_in_one_line(store):
         store.begin(_identity(structures, teacher, recipe.n_hessian_rows), retry_failed)
         missing = sorted(set(range(len(structures))) - store.done())
         start = time.monotonic()
@@ -68,6 +73,25 @@ def _label(frames, recipe, output, workers, retry_failed, start_crew):
         content_hash = store.finish()
     _summarize(store, len(missing), time.monotonic() - start)
     return content_hash
+
+
+def _audit(structures, teacher):
+    """Refuse frames that cannot be meant before anything is paid for; say what is odd about others."""
+    warnings = check_structures(structures, teacher)
+    for warning in warnings[:WARNINGS_SHOWN]:
+        print(warning, file=sys.stderr)
+    if len(warnings) > WARNINGS_SHOWN:
+        print(f"and {len(warnings) - WARNINGS_SHOWN} more warnings", file=sys.stderr)
+
+
+@contextmanager
+def _stopping_in_one_line(store):
+    try:
+        yield
+    except OSError as error:  # a full disk is no fault of the frame that came next
+        why = error.strerror or error
+        kept = "what is labelled is kept, run again to go on"
+        raise LabelError(f"labelling into {store.path} stopped: {why}; {kept}") from error
 
 
 def _check_number(name, value, least):
@@ -173,18 +197,14 @@ class _Labelling:
             )
 
     def _keep(self, number, found, reason):
-        try:
-            if reason is None:
-                try:
-                    self.store.add(number, self.structures[number], *found)
-                except LabelError as error:
-                    reason = str(error)
-            if reason is not None:
-                self.store.fail(number, reason)
-                self._say(f"frame {number} failed: {reason}")
-        except OSError as error:  # a full disk is no fault of the frame
-            where = self.store.parts
-            raise LabelError(f"cannot write into {where}: {error.strerror}; run again to go on") from error
+        if reason is None:
+            try:
+                self.store.add(number, self.structures[number], *found)
+            except LabelError as error:
+                reason = str(error)
+        if reason is not None:
+            self.store.fail(number, reason)
+            self._say(f"frame {number} failed: {reason}")
         self.progress.update()
 
     def _say(self, text):
