@@ -96,6 +96,8 @@ class Measurement:
         for name in ORDER:
             part = measured.get(name, {})
             found.add(Findings(*(part.get(kind, []) for kind in ("lines", "curves", "tables"))))
+        if "errors" in measured:  # another student's report may have left its own there
+            copy_if_different(self.kept(WORST), self.folder / WORST)
         files = {key: name for part in measured.values() for key, name in part.get("files", {}).items()}
         return {
             "format": FORMAT,
@@ -151,14 +153,18 @@ class Measurement:
 
     def part(self, name: str) -> dict:
         """Lines, curves, tables and files of a part; from disk if measured under the same conditions."""
-        facts = [self.bundle.weights_sha256, self.held_out.hash, self.teacher_facts]
-        settings = {key: value for key, value in vars(self.settings).items() if key != "parts"}
-        path = self.folder / "parts" / f"{name}_{digest([FORMAT, *facts, settings])}.json"
+        path = self.kept(f"{name}.json")
         if path.exists():
             return json.loads(path.read_text())
         found = PARTS_OF[name](self)
         write_atomically(path, json.dumps(plain_part(found), indent=1) + "\n")
         return found
+
+    def kept(self, name: str) -> Path:
+        """The file of that name for this student, these labels, this teacher and these settings."""
+        facts = [self.bundle.weights_sha256, self.held_out.hash, self.teacher_facts]
+        settings = {key: value for key, value in vars(self.settings).items() if key != "parts"}
+        return self.folder / "parts" / f"{digest([FORMAT, *facts, settings])}_{name}"
 
     def student_facts(self) -> dict:
         student = self.bundle.student
@@ -183,12 +189,12 @@ class Measurement:
     def errors(self) -> dict:
         """On the held-out frames."""
         found = frame_errors(self.exact, self.held_out)
-        path = self.folder / "worst.xyz"
+        path = self.kept(WORST)
         rows = write_worst_frames(path, self.exact, self.held_out, found, self.settings.worst_frames)
         columns = ["frame", "force MAE, meV/Å", "worst atom", "its error, meV/Å"]
-        worst = table("Worst held-out frames (worst.xyz)", columns, rows)
+        worst = table(f"Worst held-out frames ({WORST})", columns, rows)
         tables = [*error_tables(found, self.held_out.structures), worst]
-        return {"lines": error_lines(found), "tables": tables, "files": {"worst_frames": path.name}}
+        return {"lines": error_lines(found), "tables": tables, "files": {"worst_frames": WORST}}
 
     def gradient(self) -> dict:
         """Of the teacher."""
@@ -270,6 +276,7 @@ class Measurement:
         }
 
 
+WORST = "worst.xyz"
 NO_TEACHER = "there is no teacher here to measure with"
 BY_TRAJECTORIES = (
     "teacher_md_force_mae", "rdf_peak_position", "rdf_peak_height", "pressure_difference", "diffusion_ratio",
@@ -288,6 +295,12 @@ def teacher_md_line(along) -> dict:
     others = [f"{one['unit']}: {one['value']:.3g}" for one in (energy, *rest) if one["value"] is not None]
     note = f"{len(along.energies)} frames, teacher_md.h5; MAE of energy and stress, " + ", ".join(others)
     return {**line("teacher_md_force_mae", force["value"], force["error"], note)}
+
+
+def copy_if_different(source: Path, target: Path) -> None:
+    content = source.read_bytes()
+    if not target.exists() or target.read_bytes() != content:
+        write_atomically(target, content)
 
 
 def plain_part(found: dict) -> dict:
