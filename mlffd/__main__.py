@@ -368,7 +368,12 @@ def run_sweep(options) -> int:
     home = options.config.parent
     labels = join_labels([read_labels(home / path) for path in settings.labels])
     result = sweep(labels, read_labels(home / settings.held_out), settings, options.output)
-    print(f"{sentence(result)}\n{options.output / 'sweep.md'}")
+    bundle = options.output / f"{settings.name}.mlffd"
+    print(sentence(result), options.output / "sweep.md", sep="\n")
+    if result["chosen"]:
+        print(bundle)
+    elif bundle.exists():
+        print(f"{bundle} comes from an earlier sweep")
     return 0 if result["chosen"] else 1
 
 
