@@ -225,7 +225,8 @@ def assert_stopped_before_nan(runs, process, n_rows: int) -> None:
     """One line said why, and the results up to there are in order."""
     lines = [line for line in process.log.read_text().splitlines() if line.startswith("mlffd-driver: ")]
     assert [DUMP in line for line in lines].count(True) == 1, runs.output()
-    assert DUMP in lines[0]  # after it come summaries
+    assert "fidelity of" in lines[0]  # said at the start
+    assert DUMP in lines[1]  # after it come summaries
     assert "Traceback" not in process.log.read_text()
     assert (runs.folder / DUMP).exists()
     energies = np.loadtxt(runs.folder / "out.energies", ndmin=2) if n_rows else []
