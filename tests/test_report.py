@@ -149,7 +149,9 @@ def test_the_page_stands_alone_and_holds_no_script(tmp_path):
 
 
 def test_the_json_is_strict_and_the_same_report_gives_the_same_bytes(tmp_path):
-    judged = judge(report(lines=[line("force_mae", math.nan), line("speedup", math.inf)]), {"force_mae": 18})
+    lines = [line("force_mae", math.nan), line("speedup", math.inf)]
+    curves = [curve("rdf O-O", teacher=[0.0, 1.0, math.nan])]
+    judged = judge(report(lines=lines, curves=curves), {"force_mae": 18})
     first = {kind: path.read_bytes() for kind, path in write_page(judged, tmp_path / "a").items()}
     second = {kind: path.read_bytes() for kind, path in write_page(judged, tmp_path / "b").items()}
     assert first == second

@@ -45,8 +45,9 @@ def drawn(draw: Callable, width: float = WIDTH, height: float = 3.2, kind: str =
             figure.savefig(file, format="png", dpi=110)
             return file.getvalue()
         file = StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(file, format="svg")
     text = file.getvalue()
+    # the metadata name the date, and places elsewhere
     return re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
 
 
