@@ -152,6 +152,10 @@ def test_worse_student_by_the_same_teachers_trajectory(measured, held_out, liqui
     assert judged["verdict"] == FAILED
     assert set(judged["failed"]) == {"force_mae", "rdf_peak_position"}
     assert by_name(judged)["pressure_difference"]["value"] > 0.0
+    worst = ase.io.read(folder / "worst.xyz", ":")
+    errors = [np.abs(a.arrays["student_forces"] - a.arrays["teacher_forces"]).mean() for a in worst]
+    assert errors == sorted(errors, reverse=True)
+    assert np.mean(errors) == pytest.approx(1e-3 * by_name(judged)["force_mae"]["value"], rel=1e-4)
     assert (folder / "report.md").exists()
     assert "FAILED" in read_bundle(liquid / "judged.mlffd").verdict
 
