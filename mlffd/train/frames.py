@@ -73,7 +73,7 @@ def split(structures: Sequence[Atoms], config: TrainConfig) -> tuple[list[int], 
     for k, atoms in enumerate(structures):
         trajectories.setdefault(atoms.info.get("trajectory", ("frame", k)), []).append(k)
     groups = list(trajectories.values())
-    wanted = max(1, round(config.validation_fraction * len(structures)))
+    wanted = min(max(1, round(config.validation_fraction * len(structures))), len(structures) - 1)
     validation: list[int] = []
     for g in np.random.default_rng(config.seed).permutation(len(groups)):
         missing = wanted - len(validation)

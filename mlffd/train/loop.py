@@ -90,6 +90,8 @@ def train(
                 log.add(line)
             progress.set_postfix({name: f"{line[name]:.4g}" for name in SHOWN if name in line})
             progress.update()
+    if state.best_epoch == 0:
+        raise ConfigError("the validation loss was never finite: check the validation frames")
     if ranks.rank == 0:
         errors = evaluate(state.best, validation_frames)
         entries = training_facts(labels, config, state, errors, fingerprint, note)
@@ -131,7 +133,7 @@ def run_epoch(
     state.epoch += 1
     errors = evaluate(state.averaged, validation, config) if ranks.rank == 0 else {"loss": 0.0}
     validation_loss = ranks.from_first(errors.pop("loss"))
-    if validation_loss < state.best_loss:
+    if validation_loss <= state.best_loss:
         state.best_loss, state.best_epoch = validation_loss, state.epoch
         state.best.load_state_dict(state.averaged.state_dict())
     scalars = {name: value for name, value in errors.items() if isinstance(value, float)}
