@@ -23,6 +23,7 @@ KEY = "fidelity"  # in a bundle's metadata
 FORMAT = 1
 PASSED, FAILED, NOT_JUDGED = "passed", "failed", "not judged"
 BEFORE, AFTER = "before training", "after training"  # when bars were written
+CLOSE = "within its error of the bar"  # a remark
 BAR_KEYS = ("at_most", "at_least")
 CARRIED = ("name", "value", "error", "unit")  # of a line
 MOST_NAMED = 4  # failed lines in a sentence
@@ -133,7 +134,7 @@ def _judged_line(line: dict, bar: dict | None) -> dict:
     distances = [abs(value) - bar.get("at_most", math.inf), bar.get("at_least", -math.inf) - value]
     passed = max(distances) <= 0.0
     close = _is_finite(error) and abs(max(distances)) < abs(error)
-    return {**line, "bar": bar, "passed": passed, "remark": "within its error of the bar" if close else ""}
+    return {**line, "bar": bar, "passed": passed, "remark": CLOSE if close else ""}
 
 
 def _is_finite(value) -> bool:
@@ -198,11 +199,17 @@ def _sentence(judged: dict, doubts: str) -> str:
         return f"NOT JUDGED: its report of {date} has no bars{doubts}"
     lines = [line for line in judged["lines"] if line["bar"]]
     if judged["verdict"] == PASSED:
-        return f"passed, {len(lines)} of {len(lines)} bars of its report of {date}{doubts}"
+        return f"passed, {len(lines)} of {len(lines)} bars of its report of {date}{but_close(lines)}{doubts}"
     failed = [describe(line) for line in lines if not line["passed"]]
     more = f" and {len(failed) - MOST_NAMED} more" if len(failed) > MOST_NAMED else ""
     named = ", ".join(failed[:MOST_NAMED])
     return f"FAILED, {len(failed)} of {len(lines)} bars of its report of {date}: {named}{more}{doubts}"
+
+
+def but_close(lines: list[dict]) -> str:
+    """What to add where bars hold, or do not, by less than the statistical error."""
+    n_close = sum(line["remark"] == CLOSE for line in lines)
+    return f", {n_close} of them by less than the statistical error" if n_close else ""
 
 
 def describe(line: dict) -> str:

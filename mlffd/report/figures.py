@@ -24,6 +24,7 @@ STYLE = {
     "svg.fonttype": "path",  # looks the same wherever it is seen
     "svg.hashsalt": "mlffd",  # the same figure has the same bytes
 }
+HIGHEST_PEAK, LIMIT_OF_CUT = 6.0, 3.0  # of an RDF: one that goes higher is cut
 WIDTH, PANEL_HEIGHT, N_COLUMNS = 8.0, 2.7, 3  # inches
 
 
@@ -142,8 +143,8 @@ def curves_figure(curves: list[dict], kind: str = "svg"):
             else:
                 for axes in panels:
                     axes.set_axis_off()
-        handles, labels = grid[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper right", ncols=2)
+        figure.align_ylabels(grid[:, 0])
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
 
     return drawn(draw, width, 0.35 + PANEL_HEIGHT * n_rows, kind)
 
@@ -161,6 +162,8 @@ def _draw_curve(axes, below, curve: dict, with_label: bool) -> None:
         error = [math.hypot(t, s) for t, s in zip(of["teacher"][1], of["student"][1])]
         _draw_band(below, x, difference, error, color=BAR, linewidth=1.0)
         below.axhline(0.0, color=TEACHER, linewidth=0.6)
+    if curve["y_label"] == "g(r)" and len(of) == 2:
+        _cut_high_peak(axes, below, of)
     left = next((place for place, values in zip(x, zip(*(y for y, _ in of.values()))) if any(values)), x[0])
     for panel in (axes, below):
         panel.set_xlim(left if left > 0.2 * x[-1] else x[0], x[-1])
@@ -169,6 +172,20 @@ def _draw_curve(axes, below, curve: dict, with_label: bool) -> None:
     )
     axes.tick_params(labelbottom=False)
     below.set(xlabel=curve["x_label"], ylabel="difference" if with_label else "")
+
+
+def _cut_high_peak(axes, below, of: dict) -> None:
+    """Leave out the top of a peak of bonded atoms, beside which all that is not bonded would lie flat."""
+    top = max(y for values, _ in of.values() for y in values if math.isfinite(y))
+    if top <= HIGHEST_PEAK:
+        return
+    axes.set_ylim(-0.05 * LIMIT_OF_CUT, LIMIT_OF_CUT)
+    axes.annotate(
+        f"peak: {top:.3g}", (0.97, 0.97), xycoords="axes fraction", ha="right", va="top", fontsize=7.5
+    )
+    (teacher, _), (student, _) = of["teacher"], of["student"]
+    shown = [abs(s - t) for t, s in zip(teacher, student) if max(t, s) < LIMIT_OF_CUT]
+    below.set_ylim(-1.5 * max(shown, default=1.0), 1.5 * max(shown, default=1.0))
 
 
 def _draw_band(axes, x: list, y: list, error: list, **style) -> None:
@@ -186,7 +203,7 @@ def errors_figure(tables: list[dict], kind: str = "svg"):
         for axes, table in zip(panels, tables):
             _draw_errors(axes, table)
         panels[0].set_ylabel("force error, meV/Å")
-        panels[0].legend()
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
 
     return drawn(draw, kind=kind)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from mlffd.files import write_atomically
 from mlffd.report import blocks
 from mlffd.report.figures import NO_MATPLOTLIB, curves_figure, errors_figure, has_matplotlib
-from mlffd.verdict import BEFORE, FAILED, NOT_JUDGED, PAIR, PASSED, describe, describe_bar
+from mlffd.verdict import BEFORE, CLOSE, FAILED, NOT_JUDGED, PAIR, PASSED, but_close, describe, describe_bar
 
 MARKS = {True: "✓ passed", False: "✗ FAILED", None: ""}
 KINDS = {PASSED: "passed", FAILED: "failed", NOT_JUDGED: "unknown"}
@@ -78,7 +78,9 @@ def verdict_of(report: dict) -> blocks.Verdict:
     if verdict == NOT_JUDGED:
         return blocks.Verdict("Not judged: no bars were given.", KINDS[verdict])
     if verdict == PASSED:
-        return blocks.Verdict(f"Passed: {len(lines)} of {len(lines)} bars hold.", KINDS[verdict])
+        return blocks.Verdict(
+            f"Passed: {len(lines)} of {len(lines)} bars hold{but_close(lines)}.", KINDS[verdict]
+        )
     failed = [describe(line) for line in lines if not line["passed"]]
     return blocks.Verdict(f"FAILED {len(failed)} of {len(lines)} bars: {'; '.join(failed)}.", KINDS[verdict])
 
@@ -91,9 +93,7 @@ def remarks_of(report: dict) -> list:
         doubt = "" if when == BEFORE else ", by somebody who may have known the outcome"
         remarks.append(f"The bars were written {when}{doubt}; the verdict is computed from the lines below.")
         remarks.append("At most is meant of magnitudes: a value too low by more than its bar fails as well.")
-    close = [
-        line["name"] for line in report["lines"] if line.get("remark", "").startswith("within its error")
-    ]
+    close = [line["name"] for line in report["lines"] if line.get("remark") == CLOSE]
     missing = [line["name"] for line in report["lines"] if line.get("value") is None]
     if close:
         remarks.append(f"Too close to the bar for its statistical error: {', '.join(close)}.")
@@ -135,8 +135,9 @@ def with_error(value: float | None, error: float | None) -> str:
     if error is None or not math.isfinite(error) or error <= 0.0:
         return f"{value:.4g}"
     decimals = 1 - math.floor(math.log10(error))
-    if decimals < 0 or decimals > 6:
+    if decimals > 6:
         return f"{value:.4g} ± {error:.2g}"
+    value, error, decimals = round(value, decimals), round(error, decimals), max(decimals, 0)
     return f"{value:.{decimals}f} ± {error:.{decimals}f}"
 
 
