@@ -1,5 +1,7 @@
-"""The whole line on the Lennard-Jones teacher through the command line, stopped and gone on with."""
+# SPDX-License-Identifier: MIT
+"""Distilling the Lennard-Jones teacher by the command line: whole, stopped and gone on with, sabotaged."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -7,15 +9,23 @@ import subprocess
 import sys
 import time
 
+import ase.io
+import numpy as np
 import pytest
+from ase.build import bulk, molecule
 
 from mlffd.__main__ import main
 from mlffd.bundle import read_bundle
-from mlffd.dataset.store import read_labels
+from mlffd.dataset.store import join_labels, read_labels
+from mlffd.distill.config import LoopConfig, read_plan
+from mlffd.distill.loop import LoopRound, reason_to_end
+from mlffd.fidelity.report import report
+from mlffd.train.loop import train
 
 CONFIG = """
 name = "argon"
 directory = "runs"
+workers = 2
 
 [teacher]
 name = "lj"
@@ -23,19 +33,21 @@ rc = 6.0
 
 [student]
 cutoff = 6.0
-family = "local"
-channels = 6
 l_max = 2
+n_radial = 6
+channels = 6
 hidden = [16]
 
 [train]
-epochs = 8
+epochs = 100
 learning_rate = 0.01
+
+[draft]
+epochs = 15
 
 [[rounds]]
 seed = 0
 calculator = { name = "lj", rc = 6.0 }
-train = { epochs = 6 }
 
 [[rounds.stages]]
 name = "liquid"
@@ -44,21 +56,19 @@ temperatures = [90, 150]
 densities = [1.2, 1.4]
 relax = 30
 timestep_fs = 5.0
-equilibration = 40
+equilibration = 60
 interval = 20
 frames = 4
 
-[[rounds]]
-calculator = "student"
-
-[[rounds.stages]]
-name = "own"
-start = "previous"
-temperatures = [90, 150]
-densities = [1.4]
-timestep_fs = 2.0
-interval = 10
-frames = 3
+[loop]
+max_labels = 40
+force_mae = 5
+temperatures = [90, 180]
+densities = [1.2, 1.4]
+steps = 200
+interval = 20
+time_step_fs = 4.0
+frames = 12
 
 [test]
 seed = 7
@@ -68,10 +78,32 @@ calculator = "student"
 name = "held out"
 start = "previous"
 temperatures = [120]
-densities = [1.4]
-timestep_fs = 2.0
-interval = 20
-frames = 4
+densities = [1.3]
+timestep_fs = 4.0
+equilibration = 100
+interval = 40
+frames = 8
+
+[fidelity]
+temperature = 120
+time_step = 4.0
+replicas = 2
+equilibration = 200
+settling = 40
+teacher_steps = 400
+slow_every = 4
+student_steps = 1600
+interval = 8
+hot_steps = 400
+constant_energy_steps = 800
+
+[bars]
+force_mae = 4
+energy_mae = 0.5
+rdf_peak_position = 0.1
+cut_trajectories = 0
+cut_trajectories_hot = 0
+teacher_gradient_error = 0.001
 """
 
 
@@ -82,23 +114,86 @@ def config(tmp_path):
     return path
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of an undisturbed distillation, and its exit status."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "argon.toml").write_text(CONFIG)
+    return folder / "runs", main(["distill", str(folder / "argon.toml")])
+
+
 @pytest.mark.slow
-def test_distillation_killed_and_gone_on_with(config, tmp_path, capsys):
-    """A killed run goes on, ends with the student of an undisturbed one, and does nothing twice."""
-    whole = tmp_path / "whole"
-    whole.mkdir()
-    (whole / "argon.toml").write_text(CONFIG)
-    assert main(["distill", str(whole / "argon.toml")]) == 0
+def test_the_report_of_a_good_student_passes(finished):
+    runs, exit_status = finished
+    report = json.loads((runs / "argon.report" / "report.json").read_text())
+    assert (report["verdict"], exit_status) == ("passed", 0), [
+        line for line in report["lines"] if line["passed"] is False
+    ]
+    assert report["bars_written"] == "before training"
+    assert (runs / "argon.report" / "report.html").stat().st_size > 1000
+    bundle = read_bundle(runs / "argon.mlffd")
+    assert bundle.metadata["name"] == "argon"
+    assert bundle.verdict.startswith("fidelity of argon: passed")
+    measured = {line["name"]: line["value"] for line in report["lines"]}
+    assert measured["force_mae"] < 4
+    assert measured["speedup"] > 0
+
+
+@pytest.mark.slow
+def test_the_student_has_learned_all_labels_and_no_held_out_frame(finished):
+    runs, _ = finished
+    rounds = [read_labels(path) for path in sorted(runs.glob("round*.h5"))]
+    seen = [frame for labels in rounds for frame in labels.structures]
+    held_out = read_labels(runs / "test.h5").structures
+    assert read_bundle(runs / "argon.mlffd").metadata["labels"]["n_frames"] == len(seen) <= 40
+    assert not any((a.positions == b.positions).all() for a in seen for b in held_out)
+    history = json.loads((runs / "loop.json").read_text())
+    assert [entry["n_labels"] for entry in history] == [16, 28][: len(history)]
+    assert history[0]["n_found"] == 12, "a full round"
+
+
+@pytest.mark.slow
+def test_killed_anywhere_it_ends_with_the_same_labels_and_student(finished, config):
+    """Seen to fail when a round's exploration was seeded by the clock."""
+    whole, _ = finished
     runs = config.parent / "runs"
-    for landmark in ("round0.xyz.parts", "round0.mlffd.checkpoint", "round1.h5"):
+    for landmark in ("round0.xyz.parts", "draft1.mlffd.checkpoint", "round1.xyz.json", "final.mlffd"):
         kill_when_there_is(config, runs / landmark)
     assert not (runs / "argon.mlffd").exists()
-    assert main(["distill", str(config)]) == 0
-    assert (runs / "argon.mlffd").read_bytes() == (whole / "runs" / "argon.mlffd").read_bytes()
-    written = {path: path.stat().st_mtime_ns for path in runs.glob("round*")}
-    assert main(["distill", str(config)]) == 0
-    assert written == {path: path.stat().st_mtime_ns for path in runs.glob("round*")}
-    judge(runs)
+    made = [*whole.glob("round*.h5"), *whole.glob("draft*.mlffd"), whole / "final.mlffd"]
+    for name in [path.name for path in made]:
+        assert (runs / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_a_finished_run_does_nothing_twice(finished, capsys):
+    runs, exit_status = finished
+    written = {path: path.stat().st_mtime_ns for path in [*runs.glob("round*"), *runs.glob("*.mlffd")]}
+    assert main(["distill", str(runs.parent / "argon.toml")]) == exit_status
+    again = {path: path.stat().st_mtime_ns for path in written if path.name != "argon.mlffd"}
+    assert again == {path: written[path] for path in again}
+    capsys.readouterr()
+    assert main(["distill", str(runs.parent / "argon.toml"), "--status"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "round0: 16 frames labelled"
+    assert lines[-1].startswith("report: passed")
+
+
+@pytest.mark.slow
+def test_a_student_of_shuffled_labels_fails_its_report(finished, tmp_path):
+    runs, _ = finished
+    labels = join_labels([read_labels(path) for path in sorted(runs.glob("round*.h5"))])
+    rng = np.random.default_rng(0)
+    shuffled = dataclasses.replace(
+        labels, energies=rng.permutation(labels.energies), forces=[rng.permutation(f) for f in labels.forces]
+    )
+    plan = read_plan(runs.parent / "argon.toml")
+    facts = {"bars": plan.bars}
+    train(shuffled, plan.student.architecture, plan.draft, tmp_path / "bad.mlffd", facts=facts)
+    held_out = read_labels(runs / "test.h5")
+    settings = dataclasses.replace(plan.fidelity, parts=["errors"])
+    report(tmp_path / "bad.mlffd", held_out, None, settings, None, tmp_path, into=tmp_path / "judged.mlffd")
+    assert read_bundle(tmp_path / "judged.mlffd").verdict.startswith("fidelity of student: FAILED")
 
 
 def kill_when_there_is(config, landmark) -> None:
@@ -107,52 +202,65 @@ def kill_when_there_is(config, landmark) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "mlffd", "distill", str(config)], env=environment, stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not landmark.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert landmark.exists(), "the run did not come as far as it should"
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert landmark.exists(), "the run did not come as far as it should"
 
 
-def judge(runs) -> None:
-    """The student has seen the labels of both rounds, none of the held-out frames, and fits them."""
-    bundle = read_bundle(runs / "argon.mlffd")
-    seen = [frame for name in ("round0", "round1") for frame in read_labels(runs / f"{name}.h5").structures]
-    held_out = read_labels(runs / "test.h5").structures
-    assert bundle.metadata["labels"]["n_frames"] == len(seen) == 22
-    assert not any((a.positions == b.positions).all() for a in seen for b in held_out if len(a) == len(b))
-    errors = bundle.metadata["errors"]["held_out"]
-    assert errors == json.loads((runs / "argon.json").read_text())
-    assert errors["n_frames"] == 4
-    assert errors["force_rmse_mev_per_angstrom"] < 0.5 * errors["teacher_force_rms_mev_per_angstrom"]
-    assert bundle.metadata["teacher"]["name"] == "lj"
+ROUND = LoopRound(number=1, n_labels=20, n_cut=0, n_trajectories=4, n_found=10, force_mae=30.0)
+
+
+@pytest.mark.parametrize(
+    ("last", "n_labels", "reason"),
+    [
+        ({}, 30, None),
+        ({"force_mae": 19.0}, 30, "known to 19.0"),
+        ({"force_mae": 19.0, "n_cut": 1}, 30, None),
+        ({"n_found": 0, "force_mae": None}, 30, "none met anything new"),
+        ({"n_found": 0, "force_mae": None, "n_cut": 2}, 30, "no frame of them is new"),
+        ({}, 40, "40 labels are spent"),
+    ],
+)
+def test_when_exploring_ends(last, n_labels, reason):
+    config = LoopConfig(max_rounds=2, max_labels=40)
+    found = reason_to_end([dataclasses.replace(ROUND, **last)], n_labels, config, 20.0)
+    assert found is None if reason is None else reason in found
+    assert reason_to_end([], 20, config, 20.0) is None
+    assert "2 rounds" in reason_to_end([ROUND, ROUND], 30, config, 20.0)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (('[teacher]', '[techer]'), "did you mean 'teacher'"),
-        (("epochs = 8", "epoch = 8"), "did you mean 'epochs'"),
-        (("epochs = 6", "epoch = 6"), "did you mean 'epochs'"),
-        (("epochs = 8", 'epochs = "8"'), "epochs must be a whole number"),
-        (('family = "local"', 'family = "locale"'), "unknown student family"),
+        (("[teacher]", "[techer]"), "did you mean 'teacher'"),
+        (("epochs = 100", "epoch = 100"), "did you mean 'epochs'"),
+        (("epochs = 15", "epoch = 15"), "did you mean 'epochs'"),
+        (("epochs = 100", 'epochs = "8"'), "epochs must be a whole number"),
+        (("[student]", '[student]\nfamily = "locale"'), "unknown student family"),
         (('name = "lj"\nrc', 'name = "ljj"\nrc'), "ljj"),
-        (("epochs = 8", "epochs = 0"), "epochs = 0 is not between"),
+        (("epochs = 100", "epochs = 0"), "epochs = 0 is not between"),
         (("learning_rate = 0.01", "learning_rate = nan"), "learning_rate = nan is not between"),
         (("cutoff = 6.0", "cutoff = -6.0"), "cutoff = -6.0"),
         (("l_max = 2", "l_max = 4"), "l_max = 4"),
-        (("channels = 6", 'channels = "6"'), "channels = '6'"),
         (("hidden = [16]", "hidden = [0]"), "hidden = [0]"),
-        (("cutoff = 6.0", 'cutoff = 6.0\nspecies = ["Ar"]'), "species = ['Ar']"),
         (('name = "argon"', 'name = "a/b"'), "plain file name"),
-        (('[student]', '[student]\nchanels = 3'), "has no chanels"),
+        (("[student]", "[student]\nchanels = 3"), "did you mean 'channels'"),
         (("temperatures = [120]", "temperatures = 120"), "temperatures must be a list"),
-        (("interval = 20", "intervall = 20"), "did you mean 'interval'"),
+        (("interval = 40", "intervall = 40"), "did you mean 'interval'"),
+        (("max_labels = 40", "max_label = 40"), "did you mean 'max_labels'"),
+        (("max_labels = 40", "max_labels = 0"), "max_labels must be at least 1"),
+        (("frames = 12", 'frames = 12\nselection = "committee"'), "at least two students"),
+        (("hot_steps = 400", "hot_step = 400"), "did you mean 'hot_steps'"),
+        (("force_mae = 4\n", "force_mea = 4\n"), "did you mean 'force_mae'"),
         (("[student]", "[student"), "not valid TOML"),
+        (('calculator = { name = "lj", rc = 6.0 }', 'calculator = "student"'), "first round"),
     ],
 )  # fmt: skip
 def test_a_wrong_config_is_one_clear_line(change, message, config, capsys):
+    assert change[0] in CONFIG
     config.write_text(CONFIG.replace(*change))
     assert main(["distill", str(config)]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -161,9 +269,21 @@ def test_a_wrong_config_is_one_clear_line(change, message, config, capsys):
     assert not list(config.parent.glob("runs/*.h5")), "nothing was labelled before the mistake was found"
 
 
-def test_missing_config_and_student_too_early(config, capsys):
-    assert main(["distill", str(config.parent / "no.toml")]) == 1
+@pytest.mark.parametrize("structure", [bulk("NaCl", "rocksalt", a=5.64, cubic=True), molecule("CH3CH2OH")])
+def test_a_config_to_begin_with(structure, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    ase.io.write("start.xyz", structure)
+    command = ["distill", "my.toml", "--init", "start.xyz", "--teacher", "lj", "--set", "rc=6.0"]
+    assert main(command) == 0
+    plan = read_plan(tmp_path / "my.toml")
+    assert plan.config.teacher == {"name": "lj", "rc": 6.0}
+    assert (plan.exploration.densities is None) == (not structure.pbc.any())
+    assert plan.fidelity.time_step == (0.5 if "H" in structure.symbols else 2.0)
+    assert main(["distill", "my.toml", "--status"]) == 0
+    assert "nothing is done yet" in capsys.readouterr().out
+    assert main(command) == 1
+    assert "is there already" in capsys.readouterr().err
+    assert main(["distill", "other.toml", "--init", "start.xyz"]) == 1
+    assert "--teacher" in capsys.readouterr().err
+    assert main(["distill", "no.toml"]) == 1
     assert "cannot read" in capsys.readouterr().err
-    config.write_text(CONFIG.replace('calculator = { name = "lj", rc = 6.0 }', 'calculator = "student"'))
-    assert main(["distill", str(config)]) == 1
-    assert "first round" in capsys.readouterr().err

@@ -3,5 +3,7 @@
 
 from mlffd.distill.labels import evaluate_bundle, with_domain
 from mlffd.distill.run import distill
+from mlffd.distill.start import write_config
+from mlffd.distill.status import status
 
-__all__ = ["distill", "evaluate_bundle", "with_domain"]
+__all__ = ["distill", "evaluate_bundle", "status", "with_domain", "write_config"]

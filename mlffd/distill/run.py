@@ -1,148 +1,195 @@
 # SPDX-License-Identifier: MIT
-"""The whole distillation: rounds of sampling, labelling and training, then errors on frames held out."""
+"""The whole distillation: rounds of sampling, the on-policy loop, the final student, and its report."""
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from ase.calculators.calculator import Calculator as AseCalculator
 
-from mlffd.bundle import read_bundle, write_bundle
-from mlffd.config import check_keys, read_toml, settings_from
 from mlffd.dataset.label import label
-from mlffd.dataset.plan import plan
+from mlffd.dataset.plan import plan as plan_sampling
 from mlffd.dataset.sample import sample
-from mlffd.dataset.store import join_labels, read_labels
+from mlffd.dataset.store import LabelledSet, join_labels, read_labels
+from mlffd.distill.config import DistillPlan, read_plan
 from mlffd.distill.labels import evaluate_bundle
+from mlffd.distill.loop import LoopRound, reason_to_end, write_history
 from mlffd.errors import ConfigError
-from mlffd.files import write_atomically
-from mlffd.students import build_student
+from mlffd.explore import explore
+from mlffd.fidelity.report import report
 from mlffd.teachers import load_teacher
-from mlffd.train.config import TrainConfig
-from mlffd.train.loop import train
+from mlffd.train.loop import train, train_committee
 
-SAMPLING_KEYS = ("seed", "calculator", "stages", "train")
-LATEST_STUDENT = "student"  # a sampling calculator of this name is the student of the round before
+LATEST_STUDENT = "student"  # a sampling calculator of this name is a student trained on all labels so far
 PREVIOUS_FRAMES = "previous"  # and a start of this name the frames of the round before
-DEFAULT_STUDENT = {"family": "local"}
-
-
-@dataclass(frozen=True)
-class DistillConfig:
-    """What ``mlffd distill`` is told; ``rounds`` and ``test`` are sampling configs, see mlffd.dataset.sample.
-
-    A round may have ``train``, settings that differ from the common ones in that round.
-    """
-
-    name: str
-    teacher: dict | str
-    rounds: list
-    test: dict
-    directory: str = "."  # of everything written, relative to the config file
-    workers: int = 1  # processes that label
-    student: dict = field(default_factory=lambda: dict(DEFAULT_STUDENT))
-    train: dict = field(default_factory=dict)
 
 
 def distill(config_path: Path, load_calculator: Callable[[dict], AseCalculator]) -> dict:
-    """Run a distillation, or the rest of one that was stopped, and return the errors on held-out frames.
+    """Run a distillation, or the rest of one that was stopped; returns the judged report.
 
-    Writes ``NAME.mlffd`` and ``NAME.json`` (the errors) into the config's directory, and beside them frames,
-    labels and student of every round. What is finished already is not done again.
+    Writes ``NAME.mlffd``, which carries the verdict, and the folder ``NAME.report`` into the config's
+    directory, and beside them frames, labels and students of every round. What is finished already is not
+    done again.
 
     Raises:
         ConfigError, TeacherError, LabelError: with one line that says what is wrong.
     """
-    config = settings_from(read_toml(config_path), DistillConfig, str(config_path))
-    if not config.rounds:
-        raise ConfigError(f"{config_path}: give at least one [[rounds]]")
-    run = Distillation(config, config_path.parent, load_calculator)
+    run = Distillation(config_path, load_calculator)
+    run.check()
     return run.run()
 
 
 class Distillation:
-    """One distillation: where its files lie and what each step needs of the others."""
+    """One distillation: where its files lie and what each step needs of the others.
 
-    def __init__(self, config: DistillConfig, home: Path, load_calculator: Callable):
-        self.config, self.home, self.load_calculator = config, home, load_calculator
-        self.directory = home / config.directory
-        self.check()
-        self.directory.mkdir(parents=True, exist_ok=True)
+    Round k writes ``round{k}.xyz`` and ``round{k}.h5``; ``draft{k}.mlffd`` is a student trained on the labels
+    of the rounds before k, which looks for the frames of round k; ``final.mlffd`` is trained on all labels.
+    """
+
+    def __init__(self, config_path: Path, load_calculator: Callable):
+        self.plan: DistillPlan = read_plan(config_path)
+        self.config, self.home, self.load_calculator = self.plan.config, config_path.parent, load_calculator
+        self.directory = self.home / self.config.directory
 
     def check(self) -> None:
         """Find mistakes in the config now rather than after hours of labelling.
 
         Raises:
-            ConfigError, TeacherError, BundleError: naming the mistake.
+            ConfigError, TeacherError: naming the mistake.
         """
         load_teacher(self.config.teacher, directory=self.home)
-        build_student({"species": [1], **self.config.student})
-        if Path(self.config.name).name != self.config.name:
-            raise ConfigError(f"name = {self.config.name!r} must be a plain file name")
         for number, settings in enumerate([*self.config.rounds, self.config.test]):
-            check_keys(settings, SAMPLING_KEYS, f"round {number}")
-            self.train_config(settings.get("train", {}), number)
-            plan(self.sampling(settings, number), self.home)
-
-    def train_config(self, overrides: dict, number: int) -> TrainConfig:
-        """The common training settings with what one round changes of them."""
-        check_keys(self.config.train, TrainConfig.__dataclass_fields__, "[train]")
-        return settings_from({**self.config.train, **overrides}, TrainConfig, f"training of round {number}")
+            student = self.path("final.mlffd") if number else None
+            plan_sampling(self.sampling(settings, number, student), self.home)
 
     def run(self) -> dict:
+        self.directory.mkdir(parents=True, exist_ok=True)
         for number, settings in enumerate(self.config.rounds):
-            print(f"round {number} of {len(self.config.rounds) - 1}", flush=True)
-            self.label_round(self.round_name(number), settings, number)
-            self.train_round(number, settings.get("train", {}))
-        last = len(self.config.rounds)
-        print("held-out frames", flush=True)
-        held_out = self.label_round("test", self.config.test, last)
-        return self.finish(self.student_path(last - 1), held_out)
+            self.say(f"round {number}")
+            student = self.train_drafts(number)[0] if uses_student(settings) else None
+            self.sample_and_label(f"round{number}", settings, number, student, self.config.hessian_rows)
+        n_rounds = self.explore() if self.plan.loop else len(self.config.rounds)
+        final = self.train_final(n_rounds)
+        self.say("held-out frames")
+        self.sample_and_label("test", self.config.test, n_rounds, final)
+        return self.report(final)
 
-    def round_name(self, number: int) -> str:
-        return f"round{number}"
+    def say(self, text: str) -> None:
+        print(f"{self.config.name}: {text}", flush=True)
 
-    def student_path(self, number: int) -> Path:
-        return self.directory / f"{self.round_name(number)}.mlffd"
+    def path(self, name: str) -> Path:
+        return self.directory / name
 
-    def label_round(self, name: str, settings: dict, number: int) -> Path:
-        """Frames and labels of one round (or of the test); returns the label file."""
-        frames, labels = self.directory / f"{name}.xyz", self.directory / f"{name}.h5"
-        sample(self.sampling(settings, number), frames, self.load_calculator, directory=self.home)
-        label(frames, self.config.teacher, labels, workers=self.config.workers, directory=self.home)
-        return labels
+    # frames and labels
 
-    def sampling(self, settings: dict, number: int) -> dict:
-        """A round's sampling config, with the student and the frames of the round before named by path."""
-        sampling = {key: value for key, value in settings.items() if key != "train"}
-        sampling["stages"] = [dict(stage) for stage in settings.get("stages", [])]
+    def sample_and_label(
+        self, name: str, settings: dict, number: int, student: Path | None, hessian_rows: int = 0
+    ) -> None:
+        """Write ``NAME.xyz`` and ``NAME.h5`` by one sampling config."""
+        sampling = self.sampling(settings, number, student)
+        sample(sampling, self.path(f"{name}.xyz"), self.load_calculator, directory=self.home)
+        self.label(name, hessian_rows)
+
+    def sampling(self, settings: dict, number: int, student: Path | None) -> dict:
+        """A sampling config, with its student and the frames of the round before named by path."""
+        sampling = {**settings, "stages": [dict(stage) for stage in settings.get("stages", [])]}
         for table in (sampling, *sampling["stages"]):
-            if table.get("calculator") == LATEST_STUDENT:
-                table["calculator"] = {"bundle": str(self.earlier(number, "mlffd"))}
-            if table.get("start") == PREVIOUS_FRAMES:
-                table["start"] = str(self.earlier(number, "xyz"))
+            runs_student = table.get("calculator") == LATEST_STUDENT
+            goes_on = table.get("start") == PREVIOUS_FRAMES
+            if number == 0 and (runs_student or goes_on):
+                raise ConfigError("the first round has no student or frames before it to start from")
+            if runs_student:
+                table["calculator"] = {"bundle": self.as_config_says(student)}
+            if goes_on:
+                table["start"] = self.as_config_says(self.path(f"round{number - 1}.xyz"))
         return sampling
 
-    def earlier(self, number: int, suffix: str) -> Path:
-        if number == 0:
-            raise ConfigError("the first round has no student or frames before it to start from")
-        return Path(self.config.directory) / f"{self.round_name(number - 1)}.{suffix}"
+    def as_config_says(self, path: Path) -> str:
+        """A path as the config would name it: relative to the config."""
+        return str(path.relative_to(self.home)) if path.is_relative_to(self.home) else str(path)
 
-    def train_round(self, number: int, overrides: dict) -> None:
-        """Train on the labels of all rounds so far."""
-        output = self.student_path(number)
-        labels = join_labels(
-            [read_labels(self.directory / f"{self.round_name(k)}.h5") for k in range(number + 1)]
+    def label(self, name: str, hessian_rows: int = 0) -> LabelledSet:
+        """The labels of ``NAME.xyz``, made now where they are not there yet."""
+        label(
+            self.path(f"{name}.xyz"),
+            self.config.teacher,
+            self.path(f"{name}.h5"),
+            workers=self.config.workers,
+            directory=self.home,
+            hessian_rows=hessian_rows,
         )
-        train(labels, self.config.student, self.train_config(overrides, number), output)
+        return read_labels(self.path(f"{name}.h5"))
 
-    def finish(self, student_path: Path, held_out: Path) -> dict:
-        """Errors on the held-out frames go into the final bundle and beside it."""
-        errors = evaluate_bundle(student_path, held_out)
-        final = self.directory / f"{self.config.name}.mlffd"
-        bundle = read_bundle(student_path)
-        facts = {"name": self.config.name, "errors": {**bundle.metadata["errors"], "held_out": errors}}
-        write_bundle(final, bundle.student, {**bundle.metadata, **facts})
-        write_atomically(final.with_suffix(".json"), json.dumps(errors, indent=1) + "\n")
-        return errors
+    def labels_before(self, number: int) -> LabelledSet:
+        """The labels of all rounds before round ``number``."""
+        return join_labels([read_labels(self.path(f"round{k}.h5")) for k in range(number)])
+
+    # students
+
+    def train_drafts(self, number: int) -> list[Path]:
+        """Students that look for the frames of round ``number``; the first is the one that runs."""
+        size = self.plan.loop.committee if self.plan.loop and number >= len(self.config.rounds) else 1
+        names = [f"draft{number}" + (f"-{member}" if member else "") for member in range(size)]
+        outputs = [self.path(f"{name}.mlffd") for name in names]
+        train_committee(self.labels_before(number), self.plan.student.architecture, self.plan.draft, outputs)
+        return outputs
+
+    def train_final(self, n_rounds: int) -> Path:
+        """The student of all labels; it carries the bars that it is going to be judged by."""
+        output, labels = self.path("final.mlffd"), self.labels_before(n_rounds)
+        self.say(f"final student, {len(labels)} labels")
+        facts = {"name": self.config.name, "bars": self.plan.bars}
+        train(labels, self.plan.student.architecture, self.plan.final, output, facts=facts)
+        return output
+
+    # the on-policy loop
+
+    def explore(self) -> int:
+        """Rounds in which a student's own runs find what it does not know; returns the number of rounds."""
+        history, number = [], len(self.config.rounds)
+        while True:
+            n_labels = len(self.labels_before(number))
+            reason = reason_to_end(history, n_labels, self.plan.loop, self.plan.force_mae_to_reach)
+            if reason:
+                self.say(f"exploring ends: {reason}")
+                return number
+            self.say(f"round {number}: exploring with {n_labels} labels")
+            history.append(self.explore_once(number, n_labels))
+            self.say(history[-1].summary())
+            write_history(self.directory, history)
+            number += history[-1].n_found > 0
+
+    def explore_once(self, number: int, n_labels: int) -> LoopRound:
+        """One round: run drafts, choose what is new, label it, and see how wrong the draft was there."""
+        drafts, settings = self.train_drafts(number), self.plan.exploration
+        frames = min(settings.frames, self.plan.loop.max_labels - n_labels)
+        settings = replace(settings, frames=frames, seed=settings.seed + number)
+        known = self.labels_before(number).structures
+        found = explore(drafts, settings, known, self.path(f"round{number}.xyz"), self.home)
+        n_found, force_mae = found["chosen"], None
+        if n_found:
+            self.label(f"round{number}", self.config.hessian_rows)
+            errors = evaluate_bundle(drafts[0], self.path(f"round{number}.h5"))
+            n_found, force_mae = errors["n_frames"], errors["force_mae_mev_per_angstrom"]
+        return LoopRound(number, n_labels, found["n_cut"], len(found["trajectories"]), n_found, force_mae)
+
+    # the report
+
+    def report(self, student: Path) -> dict:
+        """Measure and judge the student, write the page, and ``NAME.mlffd`` with the verdict."""
+        self.say("report")
+        return report(
+            student,
+            read_labels(self.path("test.h5")),
+            self.config.teacher,
+            self.plan.fidelity,
+            self.plan.bars,
+            self.path(f"{self.config.name}.report"),
+            self.home,
+            into=self.path(f"{self.config.name}.mlffd"),
+        )
+
+
+def uses_student(settings: dict) -> bool:
+    """Whether a sampling config runs the latest student."""
+    return LATEST_STUDENT in [table.get("calculator") for table in (settings, *settings.get("stages", []))]

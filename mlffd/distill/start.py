@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: MIT
+"""The config that a new distillation starts from, written for a structure and a teacher."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+
+from mlffd.dataset.label import read_frames
+from mlffd.dataset.pack import density
+from mlffd.distill.config import read_plan
+from mlffd.errors import ConfigError
+from mlffd.files import write_atomically
+from mlffd.teachers import load_teacher
+
+LIGHT, MIDDLE = 3.0, 20.0  # amu; hydrogen's vibrations want 0.5 fs, those of carbon or oxygen 1 fs
+TEMPLATE = """\
+# From {teacher} to a student for {formula}:
+#   mlffd distill {file}
+# Whatever stops it, the same command goes on where it was; with --status it says how far it is.
+# A misspelt key is an error. What is left out has a default; those below are a start, not a recipe.
+name = {name} # the student is {directory}/NAME.mlffd, its report lies beside it
+directory = {directory_toml}
+workers = 2 # processes that label, each on one thread
+
+[teacher] # see `mlffd teachers`
+{teacher_table}
+
+[student]
+family = "local" # the fast one; "painn" passes messages: more accurate, several times as slow
+cutoff = 5.5 # Å
+
+[train] # of the final student
+epochs = 150
+
+[draft] # what changes in it for students that only look for frames
+epochs = 30
+
+# Round 0: the first frames, by the teacher's own dynamics. {cost}
+[[rounds]]
+seed = 0
+calculator = {calculator}
+
+[[rounds.stages]]
+name = "start"
+start = {structure}
+temperatures = {temperatures} # K
+{densities}timestep_fs = {time_step}
+equilibration = 20
+interval = 10
+frames = 6
+rattle_fraction = 0.5 # every other frame is displaced at random, so that stretched and bent bonds are seen
+rattle_stdev = [0.02, 0.08] # Å
+
+# Then students run, and the teacher labels what they meet that is new to them, until no run blows up and what
+# is new is known to within the bar on forces, or the labels are spent.
+[loop]
+max_labels = 400 # in all, round 0 included
+max_rounds = 12
+starts = [{structure}]
+temperatures = {temperatures} # K; what the student shall stand, and hotter
+{densities}replicas = 4
+steps = 2000
+interval = 50
+time_step_fs = {time_step}
+frames = 30 # labelled in a round
+
+# Held-out frames: runs of their own by the final student, never trained on.
+[test]
+seed = 1
+calculator = "student"
+
+[[test.stages]]
+name = "held out"
+start = {structure}
+temperatures = [{temperature:g}]
+timestep_fs = {time_step}
+equilibration = 1000
+interval = 100
+frames = 10
+replicas = 3
+
+# The report: teacher and student run at the same conditions.
+[fidelity]
+temperature = {temperature:g} # K
+time_step = {time_step} # fs
+replicas = 2
+teacher_steps = 2000 # the teacher is evaluated at every eighth of them
+student_steps = 20000
+
+[bars] # written before training; the student is judged by these
+force_mae = 30 # meV/Å on held-out frames
+energy_mae = 1 # meV/atom
+rdf_peak_position = 0.03 # Å, any pair of elements
+rdf_peak_height = 0.1 # relative
+energy_drift = 1 # meV/atom/ns
+cut_trajectories = 0
+cut_trajectories_hot = 0
+"""
+
+
+def write_config(path: Path, structure: Path, teacher: dict, temperature: float = 300.0) -> None:
+    """Write a commented config for ``mlffd distill``.
+
+    Args:
+        structure: any file ASE reads; its last frame decides on time step and density.
+        teacher: table for ``load_teacher``.
+        temperature: K.
+
+    Raises:
+        ConfigError: there is a file already, or the temperature cannot be meant.
+        LabelError, TeacherError: no such structure or teacher.
+    """
+    if path.exists():
+        raise ConfigError(f"{path} is there already: name another file, or move it away")
+    if not 0.0 < temperature < np.inf:
+        raise ConfigError(f"--temperature must be above zero K, not {temperature:g}")
+    load_teacher(teacher, directory=path.parent)
+    atoms = read_frames(structure)[-1]
+    write_atomically(path, config_text(path, structure, atoms, teacher, temperature))
+    read_plan(path)
+
+
+def config_text(path: Path, structure: Path, atoms: Atoms, teacher: dict, temperature: float) -> str:
+    """The template filled in."""
+    beside = structure.resolve().is_relative_to(path.parent.resolve())
+    start = structure.resolve().relative_to(path.parent.resolve()) if beside else structure.resolve()
+    return TEMPLATE.format(
+        file=path,
+        name=toml(path.stem),
+        teacher=teacher["name"],
+        formula=atoms.get_chemical_formula(empirical=True),
+        directory=f"{path.stem}-runs",
+        directory_toml=toml(f"{path.stem}-runs"),
+        teacher_table="\n".join(f"{key} = {toml(value)}" for key, value in teacher.items()),
+        calculator=toml(teacher),
+        structure=toml(str(start)),
+        temperature=temperature,
+        temperatures=toml([temperature, 1.5 * temperature]),
+        densities=densities(atoms),
+        time_step=time_step(atoms),
+        cost="Where that is too slow, let a cheaper calculator run: the teacher labels the frames.",
+    )
+
+
+def time_step(atoms: Atoms) -> float:
+    """fs, by the lightest atom."""
+    lightest = atoms.get_masses().min()
+    return 0.5 if lightest < LIGHT else 1.0 if lightest < MIDDLE else 2.0
+
+
+def densities(atoms: Atoms) -> str:
+    """A line with densities around that of a periodic structure; none for others."""
+    if not atoms.pbc.all():
+        return ""
+    around = [round(float(density(atoms)) * factor, 4) for factor in (0.95, 1.0, 1.05)]
+    return f"densities = {toml(around)} # g/cm3\n"
+
+
+def toml(value) -> str:
+    """A value as TOML; what fits into JSON, and tables on one line."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {toml(entry)}" for key, entry in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return json.dumps(value)

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: MIT
+"""How far a distillation has come, read from the files that it has written."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlffd.dataset.store import LabelStore, read_labels
+from mlffd.distill.config import read_plan
+from mlffd.distill.loop import read_history
+
+
+def status(config_path: Path) -> list[str]:
+    """One line for each thing that is done or under way, in order.
+
+    Raises:
+        ConfigError, LabelError: the config is wrong, or a file of the run is damaged.
+    """
+    plan = read_plan(config_path)
+    directory = config_path.parent / plan.config.directory
+    history = {one.number: one for one in read_history(directory)}
+    lines = []
+    for number in range(len(plan.config.rounds) + (plan.loop.max_rounds if plan.loop else 0)):
+        lines += frames_and_labels(directory, f"round{number}")
+        lines += [history[number].summary()] if number in history else []
+    lines += student(directory / "final.mlffd", plan.final.epochs)
+    lines += frames_and_labels(directory, "test")
+    lines += verdict(directory / f"{plan.config.name}.report" / "report.json")
+    return lines or [f"nothing is done yet: mlffd distill {config_path} begins"]
+
+
+def frames_and_labels(directory: Path, name: str) -> Iterator[str]:
+    """Of one round, or of the held-out frames."""
+    frames, labels = (directory / f"{name}.{suffix}" for suffix in ("xyz", "h5"))
+    if labels.exists():
+        labelled = read_labels(labels)
+        failed = len(labelled.metadata["failed"])
+        yield f"{name}: {len(labelled)} frames labelled" + (f", {failed} failed" if failed else "")
+    elif frames.exists():
+        yield f"{name}: labelling, {len(LabelStore(labels).done())} frames are done"
+    elif any(directory.glob(f"{name}.xyz.*")):
+        yield f"{name}: looking for frames"
+
+
+def student(path: Path, epochs: int) -> Iterator[str]:
+    """Of the final student."""
+    if path.exists():
+        yield "final student: trained"
+    elif path.with_name(path.name + ".checkpoint").exists():
+        yield f"final student: in training, at most {epochs} epochs"
+
+
+def verdict(report: Path) -> Iterator[str]:
+    """Of the report."""
+    if report.exists():
+        judged = json.loads(report.read_text())
+        yield f"report: {judged['verdict']}, see {report.with_suffix('.md')}"
+    elif report.parent.exists():
+        yield "report: measuring"
