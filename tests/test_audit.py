@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What an audit of frames finds, and what it must leave alone."""
 
+from types import SimpleNamespace
+
 import ase.io
 import numpy as np
 import pytest
@@ -179,6 +181,15 @@ def test_an_element_that_the_teacher_does_not_know():
     assert "frame 1: the teacher does not know Si" in text
     assert "frame 2: the teacher does not know Na" in text
     assert levels(molecule("NaCl"), teacher=facts_of("orb-v2")) == [], "it is not known what Orb knows"
+
+
+def test_a_loaded_teacher_may_know_more_exactly():
+    """Caught: facts that leave it open preferred to what the loaded weights say."""
+    teacher = load_teacher("lj")
+    assert levels(molecule("SiH4"), teacher=teacher) == []
+    teacher.calculator.z_table = SimpleNamespace(zs=[1, 6])  # as mace-torch says it
+    assert teacher.elements == {"H", "C"}
+    assert "does not know Si" in said(molecule("SiH4"), teacher=teacher)
 
 
 def test_no_structures_and_no_atoms():

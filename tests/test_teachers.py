@@ -134,6 +134,10 @@ def test_sevenn_forces_are_the_gradient_of_its_energy(sevenn_teacher):
     np.testing.assert_allclose(forces.sum(0), 0, atol=1e-4)
 
 
+def test_sevenn_knows_the_elements_that_are_listed(sevenn_teacher):
+    assert sevenn_teacher.elements == facts_of("7net-0").elements == facts_of("chgnet").elements
+
+
 def test_sevenn_heads_differ_and_stress_has_the_sign_of_ase(sevenn_teacher):
     """A squeezed crystal pushes outwards: a negative trace in ASE's sign."""
     squeezed = bulk("Si", a=5.2)

@@ -7,7 +7,7 @@ organic skeleton or water has lost its hydrogens. Everything else that looks odd
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from ase import Atoms
@@ -53,7 +53,8 @@ def audit(
     """
     facts = teacher
     if isinstance(teacher, Teacher):
-        facts, settings = teacher.facts, teacher.settings if settings is None else settings
+        facts = replace(teacher.facts, elements=teacher.elements)
+        settings = teacher.settings if settings is None else settings
     if not structures:
         return [Finding("error", None, "no structures")]
     findings = [

@@ -30,7 +30,7 @@ from mlffd.teachers import (
     tblite,
     upet,
 )
-from mlffd.teachers.facts import TeacherFacts
+from mlffd.teachers.facts import TeacherFacts, elements_of
 
 # names and patterns of names; where several match, the first one counts
 TEACHERS = {
@@ -59,7 +59,7 @@ class Teacher:
     @property
     def elements(self):
         """Symbols it knows as a set, or None where that is not known."""
-        return self.facts.elements
+        return elements_of(self.calculator) or self.facts.elements
 
     @property
     def periodic(self):

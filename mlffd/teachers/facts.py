@@ -68,6 +68,17 @@ class TeacherFacts:
             return None
 
 
+def elements_of(calculator) -> frozenset | None:
+    """Symbols that a loaded calculator says it knows, or None: sevenn, mace-torch and aimnet do."""
+    calculator = getattr(calculator, "calculator", calculator)  # of one that is told charge and spin
+    numbers = getattr(calculator, "type_map", None)
+    if numbers is None:
+        numbers = getattr(getattr(calculator, "z_table", None), "zs", None)
+    if numbers is None:
+        numbers = getattr(calculator, "implemented_species", None)
+    return None if numbers is None else frozenset(chemical_symbols[int(z)] for z in numbers)
+
+
 def import_for(teacher: str, module: str, install: str):
     """A module of a teacher's package.
 

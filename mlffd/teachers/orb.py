@@ -14,9 +14,10 @@ from mlffd.teachers.facts import TeacherFacts, import_for
 from mlffd.teachers.weights import WEIGHTS_SETTING, local_weights
 
 INSTALL = "pip install orb-models"
-PRECISIONS = ("float32-highest", "float32-high", "float64")
+# its "float64" would become torch's default for everything else in the process
+PRECISIONS = ("float32-highest", "float32-high")
 PRECISION = {
-    "precision": '"float32-highest" (no TF32 on GPUs), "float32-high" (faster there) or "float64"',
+    "precision": '"float32-highest" (no TF32 on GPUs) or "float32-high" (faster there)',
     "compile": "compile the model with torch.compile: faster after a slow start",
 }
 
