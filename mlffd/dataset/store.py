@@ -188,6 +188,7 @@ def _read_part(path):
 
 
 def _difference(path, begun, metadata):
+    begun = _identity(begun)
     if begun.get("frames") != metadata.get("frames"):
         what = f"other frames ({begun.get('n_frames')} of them, now {metadata.get('n_frames')})"
     elif begun.get("teacher") != metadata.get("teacher"):
