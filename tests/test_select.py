@@ -89,6 +89,13 @@ def test_no_frame_twice():
     assert how_new[0] >= DUPLICATE
 
 
+def test_no_frame_twice_far_from_all_that_is_known():
+    """A student's features of a strange frame can be huge. Seen to fail: rounding taken for distance."""
+    candidates = [Environments(1e3 * e.features, e.species) for e in random_frames(8, 1)]
+    chosen, _ = choose_new(candidates, random_frames(9, 2), 20)
+    assert sorted(chosen) == list(range(8))
+
+
 def test_conditions_take_turns():
     """Seen to fail: the hottest takes all; a condition with nothing new ends the choice."""
     candidates = (
