@@ -149,6 +149,7 @@ def test_worse_student_by_the_same_teachers_trajectory(measured, held_out, liqui
     bars = {"force_mae": 1.0, "rdf_peak_position": 0.03, "cut_trajectories": 0}
     judged = report(other, held_out, None, QUICK, bars, folder, into=liquid / "judged.mlffd")
     assert sorted((folder / "runs").glob("teacher_*")) == teachers_run
+    assert any("another student" in found["title"] for found in judged["tables"])
     assert judged["verdict"] == FAILED
     assert set(judged["failed"]) == {"force_mae", "rdf_peak_position"}
     assert by_name(judged)["pressure_difference"]["value"] > 0.0
@@ -171,6 +172,10 @@ def test_sabotaged_student_that_blows_up(liquid, held_out):
     assert lines["cut_trajectories_hot"]["value"] == 3
     assert lines["rdf_peak_position"]["value"] is None
     assert set(judged["failed"]) == {"rdf_peak_position", "cut_trajectories"}
+    # a better student does not start from where that one left the atoms
+    settings = replace(QUICK, parts=["student"], student_steps=80)
+    better = measure(student_at(liquid / "better.mlffd"), held_out, TEACHER, settings, liquid / "wild")
+    assert by_name(better)["cut_trajectories"]["value"] == 0
 
 
 def interrupting(evaluate, after):

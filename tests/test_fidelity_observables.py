@@ -175,6 +175,19 @@ def test_slope_of_replicas_with_offsets():
     assert error == pytest.approx(0.3 / np.sqrt(1200) / times.std(), rel=0.5)
 
 
+def test_slope_of_slow_fluctuations():
+    """Energies wander for longer than a frame, which must not look like a drift: deviations are as large as
+    their errors say; seen to catch frames taken for independent, which makes them four times as large."""
+    random, times, deviations = np.random.default_rng(6), np.linspace(0.0, 1.0, 500), []
+    for _ in range(40):
+        noise = random.normal(size=(500, 2))
+        for k in range(1, 500):
+            noise[k] += 0.9 * noise[k - 1]
+        slope, error = slope_with_error(times, list(noise.T))
+        deviations.append(slope / error)
+    assert 0.6 < np.sqrt(np.mean(np.square(deviations))) < 1.6
+
+
 def recording(atoms: Atoms, positions: np.ndarray) -> Recording:
     """Of positions alone, a frame a step."""
     n, zeros = len(positions), np.zeros(len(positions))

@@ -245,7 +245,7 @@ class Measurement:
             )
             return {"lines": [line(name, None, None, why) for name in BY_TRAJECTORIES]}
         settled = [replica.after(self.settings.settling) for replica in runs.teacher_md]
-        tables = [trajectory_table("Teacher's trajectories", runs.teacher_md, self.settings)]
+        tables = [trajectory_table(runs.how_the_teacher_ran, runs.teacher_md, self.settings)]
         if not any(len(replica) for replica in runs.teacher_md):
             why = f"the teacher's run was cut at once: {runs.teacher_md[0].cut}"
             return {"lines": [line(name, None, None, why) for name in BY_TRAJECTORIES], "tables": tables}

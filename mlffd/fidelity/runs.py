@@ -158,6 +158,15 @@ class Runs:
         self._note_blow_ups(done)
         return done
 
+    @property
+    def how_the_teacher_ran(self) -> str:
+        every = self.settings.slow_every
+        if every == 1:
+            return "Teacher's trajectories"
+        whose = "another student" if self.by_other_student else "the student"
+        between = f"{whose} ({self.fast.weights_sha256[:12]}) in between"
+        return f"Teacher's trajectories: r-RESPA, the teacher every {every} steps, {between}"
+
     def teacher_labels(self) -> Path:
         """All that the teacher said along its trajectory, as a label file."""
         name = f"labels_{self.settings.teacher_steps:09d}.h5"
