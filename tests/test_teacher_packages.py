@@ -234,3 +234,5 @@ def test_a_download_that_fails_says_where_it_comes_from(monkeypatch):
     with pytest.raises(TeacherError, match='GitHub, or give them by weights = "FILE"') as caught:
         load_teacher("mace-off-small")
     assert "\n" not in str(caught.value)
+    with pytest.raises(TeacherError, match="known are mace-off-small, "):
+        load_teacher("mace-off-smal")

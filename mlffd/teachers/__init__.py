@@ -63,7 +63,7 @@ class Teacher:
 
     @property
     def periodic(self):
-        """ "required", "optional" or "never": whether a frame must, may or must not have a cell."""
+        """Whether a frame must, may or must not have a cell: "required", "optional" or "never"."""
         return self.facts.periodic
 
     @property
@@ -141,7 +141,8 @@ def _load(name, facts, device, directory, settings):
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         download = f"; its weights are fetched {facts.download}" if facts.download.startswith("from") else ""
         local = ', or give them by weights = "FILE"' if download and "weights" in settings_of(facts) else ""
-        raise TeacherError(f"teacher {name} failed to start: {reason}{download}{local}") from error
+        other = f"; known are {', '.join(facts.names)}" if facts.names and name not in facts.names else ""
+        raise TeacherError(f"teacher {name} failed to start: {reason}{other}{download}{local}") from error
 
 
 def _check_settings(name, facts, settings):
