@@ -175,7 +175,9 @@ def test_sabotaged_student_that_blows_up(liquid, held_out):
     # a better student does not start from where that one left the atoms
     settings = replace(QUICK, parts=["student"], student_steps=80)
     better = measure(student_at(liquid / "better.mlffd"), held_out, TEACHER, settings, liquid / "wild")
-    assert by_name(better)["cut_trajectories"]["value"] == 0
+    line = by_name(better)["cut_trajectories"]
+    assert line["value"] == 0
+    assert line["note"].startswith("of 3 replicas")
 
 
 def interrupting(evaluate, after):
