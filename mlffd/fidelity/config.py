@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from mlffd.config import check_keys
 from mlffd.errors import ConfigError
 
-PARTS = ("errors", "gradient", "teacher", "student", "hot", "constant_energy", "speed")
+PARTS = ("errors", "gradient", "student", "hot", "constant_energy", "speed", "teacher")  # dearest last
 
 
 @dataclass(frozen=True)

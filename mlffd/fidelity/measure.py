@@ -16,7 +16,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
@@ -28,13 +28,13 @@ from mlffd.dataset.label import read_frames
 from mlffd.dataset.store import LabelledSet, read_labels
 from mlffd.dynamics import evaluate_with
 from mlffd.engine import Engine
-from mlffd.environment import commit, cpu_model, installed_version, load_average
+from mlffd.environment import commit, cpu_model, installed_version, load_average, sha256_of
 from mlffd.errors import ConfigError
 from mlffd.fidelity.beside import Findings, Pair
 from mlffd.fidelity.compare import compare
 from mlffd.fidelity.config import FidelityConfig
 from mlffd.fidelity.envelope import outside_line
-from mlffd.fidelity.errors import error_lines, error_tables, frame_errors, write_worst_frames
+from mlffd.fidelity.errors import FrameErrors, error_lines, error_tables, frame_errors, write_worst_frames
 from mlffd.fidelity.gradient import gradient_test
 from mlffd.fidelity.lines import line, plain, table
 from mlffd.fidelity.motion import block_groups, cut_line, drift_line, trajectory_table
@@ -44,6 +44,7 @@ from mlffd.files import write_atomically
 from mlffd.teachers import load_teacher
 
 FORMAT = 1
+CODE = [sha256_of(path) for path in sorted(Path(__file__).parent.glob("*.py"))]
 PACKAGES = ("mlffd", "torch", "numpy", "ase", "sevenn")
 
 
@@ -153,18 +154,21 @@ class Measurement:
 
     def part(self, name: str) -> dict:
         """Lines, curves, tables and files of a part; from disk if measured under the same conditions."""
-        path = self.kept(f"{name}.json")
+        path = self.kept(f"{name}.json", of_teacher=name == "gradient")
         if path.exists():
             return json.loads(path.read_text())
         found = PARTS_OF[name](self)
         write_atomically(path, json.dumps(plain_part(found), indent=1) + "\n")
         return found
 
-    def kept(self, name: str) -> Path:
-        """The file of that name for this student, these labels, this teacher and these settings."""
-        facts = [self.bundle.weights_sha256, self.held_out.hash, self.teacher_facts]
+    def kept(self, name: str, of_teacher: bool = False) -> Path:
+        """The file of that name for these labels, this teacher, these settings, and, but for what is
+        ``of_teacher`` alone, this student; and for the code that measured, whose figures it has."""
         settings = {key: value for key, value in vars(self.settings).items() if key != "parts"}
-        return self.folder / "parts" / f"{digest([FORMAT, *facts, settings])}_{name}"
+        facts = [CODE, self.held_out.hash, self.teacher_facts, settings]
+        if not of_teacher:
+            facts.append(self.bundle.weights_sha256)
+        return self.folder / "parts" / f"{digest(facts)}_{name}"
 
     def student_facts(self) -> dict:
         student = self.bundle.student
@@ -200,13 +204,13 @@ class Measurement:
         """Of the teacher."""
         name = "teacher_gradient_error"
         if self.teacher is None:
-            return {"lines": [line(name, None, None, NO_TEACHER)]}
+            return nothing(NO_TEACHER, [name])
         settings = self.settings
         found = gradient_test(
             self.evaluate_teacher, self.runs.raw_starts, settings.gradient_directions, settings.seed
         )
         if found is None:
-            return {"lines": [line(name, None, None, "all forces vanish")]}
+            return nothing("all forces vanish", [name])
         return {"lines": [found.line()], "teacher": {"conservative": found.conservative}}
 
     def student(self) -> dict:
@@ -236,44 +240,33 @@ class Measurement:
 
     def teacher_part(self) -> dict:
         """The teacher's own trajectory: what its labels say, and the student's trajectory beside it."""
+        if self.teacher is None:
+            return nothing(NO_TEACHER, BY_TRAJECTORIES)
         runs = self.runs
-        if self.teacher is None or not runs.starts:
-            why = (
-                NO_TEACHER
-                if self.teacher is None
-                else "every start blew up while the student equilibrated it"
-            )
-            return {"lines": [line(name, None, None, why) for name in BY_TRAJECTORIES]}
-        settled = [replica.after(self.settings.settling) for replica in runs.teacher_md]
+        if not runs.starts:
+            return nothing("every start blew up while the student equilibrated it", BY_TRAJECTORIES)
         tables = [trajectory_table(runs.how_the_teacher_ran, runs.teacher_md, self.settings)]
         if not any(len(replica) for replica in runs.teacher_md):
             why = f"the teacher's run was cut at once: {runs.teacher_md[0].cut}"
-            return {"lines": [line(name, None, None, why) for name in BY_TRAJECTORIES], "tables": tables}
+            return {**nothing(why, BY_TRAJECTORIES), "tables": tables}
         path = runs.teacher_labels()
         along = frame_errors(self.exact, read_labels(path))
         along = dataclasses.replace(along, groups=block_groups(runs.teacher_md))
-        lines = [teacher_md_line(along)]
-        beside = [replica.after(self.settings.settling) for replica in runs.student]
-        whole = [
-            (t, s) for t, s in zip(settled, beside) if t.cut is None and s.cut is None and len(t) and len(s)
-        ]
-        files = {"teacher_md": path.name}
+        found = self.side_by_side()
+        found["lines"] = [teacher_md_line(along), *found["lines"]]
+        return {**found, "tables": tables + found.get("tables", []), "files": {"teacher_md": path.name}}
+
+    def side_by_side(self) -> dict:
+        """The replicas that came through with both, after they have settled."""
+        runs, settings = self.runs, self.settings
+        both = zip(runs.teacher_md, runs.student)
+        settled = [(one.after(settings.settling), other.after(settings.settling)) for one, other in both]
+        whole = [pair for pair in settled if all(run.cut is None and len(run) for run in pair)]
         if not whole:
-            why = "no replica came through with both teacher and student"
-            return {
-                "lines": lines + [line(n, None, None, why) for n in BY_TRAJECTORIES[1:]],
-                "tables": tables,
-                "files": files,
-            }
-        pair = Pair(*zip(*whole), self.settings.time_step, self.settings.temperature)
+            return nothing("no replica came through with both teacher and student", BY_TRAJECTORIES[1:])
+        pair = Pair(*zip(*whole), settings.time_step, settings.temperature)
         remark = "" if len(whole) == len(settled) else f"{len(whole)} of {len(settled)} replicas came through"
-        found = compare(pair, self.settings.rdf_range, remark)
-        return {
-            "lines": lines + found.lines,
-            "curves": found.curves,
-            "tables": tables + found.tables,
-            "files": files,
-        }
+        return vars(compare(pair, settings.rdf_range, remark))
 
 
 WORST = "worst.xyz"
@@ -289,7 +282,12 @@ PARTS_OF = {
 ORDER = ("errors", "teacher", "student", "hot", "constant_energy", "speed", "gradient")  # on the page
 
 
-def teacher_md_line(along) -> dict:
+def nothing(why: str, names: Sequence[str]) -> dict:
+    """Lines that could not be measured."""
+    return {"lines": [line(name, None, None, why) for name in names]}
+
+
+def teacher_md_line(along: FrameErrors) -> dict:
     """Force error along the teacher's own trajectory; energies and stresses in the note."""
     force, _, energy, *rest = error_lines(along)
     others = [f"{one['unit']}: {one['value']:.3g}" for one in (energy, *rest) if one["value"] is not None]
