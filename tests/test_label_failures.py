@@ -23,7 +23,7 @@ from mlffd.errors import AuditError, ConfigError, LabelError
 
 LJ = {"name": "lj", "epsilon": 0.01, "sigma": 3.4, "rc": 6.0}
 TIME_LIMIT = 300  # s, for a machine that is busy with other things
-# a teacher that refuses argon while a file named `angry` lies beside it
+# a teacher that refuses every third frame while a file named `angry` lies beside it, which says why
 TEMPER = """
     from pathlib import Path
     from ase.calculators.lj import LennardJones
@@ -32,8 +32,9 @@ TEMPER = """
 
     class Temper(LennardJones):
         def calculate(self, atoms, *args):
-            if Path(__file__).with_name("angry").exists() and atoms.info["number"] % self.refuses == 0:
-                raise RuntimeError("not today")
+            angry = Path(__file__).with_name("angry")
+            if angry.exists() and atoms.info["number"] % self.refuses == 0:
+                raise RuntimeError(angry.read_text())
             super().calculate(atoms, *args)
 
     def make(refuses=3):
@@ -179,9 +180,9 @@ def test_a_file_that_nobody_else_made_is_not_written_over(crystals, tmp_path):
 
 
 def test_what_has_failed_can_be_tried_again(crystals, tmp_path):
-    """Seen to catch a file that keeps the old reasons, and labels joined in the order they came."""
+    """Seen to catch labels joined in the order they came."""
     label(crystals, "temper:make", tmp_path / "undisturbed.h5", directory=tmp_path)
-    (tmp_path / "angry").touch()
+    (tmp_path / "angry").write_text("not today")
     output = tmp_path / "labels.h5"
     label(crystals, "temper:make", output, directory=tmp_path)
     assert read_labels(output).metadata["failed"] == dict.fromkeys("03", "RuntimeError: not today")
@@ -195,17 +196,22 @@ def test_what_has_failed_can_be_tried_again(crystals, tmp_path):
     assert not LabelStore(output).parts.exists()
 
 
-def test_a_retry_that_fails_again_keeps_all_that_was_there(crystals, tmp_path):
-    (tmp_path / "angry").touch()
+def test_a_retry_that_fails_again_keeps_all_labels_and_the_last_reason(crystals, tmp_path):
+    """Seen to catch a file that keeps the old reasons."""
+    (tmp_path / "angry").write_text("not today")
     output = tmp_path / "labels.h5"
-    label(crystals, "temper:make", output, directory=tmp_path)
+    first = label(crystals, "temper:make", output, directory=tmp_path)
     before = output.read_bytes()
-    label(crystals, "temper:make", output, directory=tmp_path, retry_failed=True)
+    assert label(crystals, "temper:make", output, directory=tmp_path, retry_failed=True) == first
     assert output.read_bytes() == before
+    (tmp_path / "angry").write_text("tomorrow")
+    label(crystals, "temper:make", output, directory=tmp_path, retry_failed=True)
+    assert read_labels(output).metadata["failed"] == dict.fromkeys("03", "RuntimeError: tomorrow")
+    assert len(read_labels(output)) == 4
 
 
 def test_a_run_that_labelled_nothing_does_not_block_the_corrected_one(crystals, tmp_path):
-    (tmp_path / "angry").touch()
+    (tmp_path / "angry").write_text("not today")
     wrong = {"name": "temper:make", "refuses": 1}
     with pytest.raises(LabelError, match=r"not one frame could be labelled; the first said: .*not today"):
         label(crystals, wrong, tmp_path / "labels.h5", directory=tmp_path)

@@ -90,7 +90,7 @@ def serial(folder, mood="good"):
 
 @pytest.mark.slow
 def test_ranks_write_the_labels_of_one_process(folder):
-    """Seen to catch frames handed out twice and never, and a hash that every rank prints."""
+    """Seen to catch a rank that speaks beside the first one."""
     run = labelled(folder, "good", n_ranks=3)
     assert run.returncode == 0, run.stderr
     assert (folder / "labels.h5").read_bytes() == serial(folder)
@@ -100,7 +100,6 @@ def test_ranks_write_the_labels_of_one_process(folder):
 
 @pytest.mark.slow
 def test_a_rank_that_cannot_load_the_teacher_is_done_without(folder):
-    """Seen to catch a first rank that waits for the other one."""
     run = labelled(folder, "does not load")
     assert run.returncode == 0, run.stderr
     assert (folder / "labels.h5").read_bytes() == serial(folder, "does not load")
@@ -141,6 +140,7 @@ def test_what_is_wrong_is_said_once(folder, mood, options, line):
 
 @pytest.mark.slow
 def test_a_teacher_that_only_the_first_rank_can_load_ends_all(folder):
+    """Seen to catch a first rank that waits for the other one."""
     run = labelled(folder, "loads once")
     assert run.returncode != 0
     assert "mlffd: no labelling process could load the teacher: " in run.stderr
