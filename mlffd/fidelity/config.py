@@ -2,9 +2,9 @@
 """What a fidelity report is told: how long, how hot, from where."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
-from mlffd.config import check_keys
+from mlffd.config import check_keys, check_type
 from mlffd.errors import ConfigError
 
 PARTS = ("errors", "gradient", "student", "hot", "constant_energy", "speed", "teacher")  # dearest last
@@ -44,6 +44,8 @@ class FidelityConfig:
     seed: int = 0
 
     def __post_init__(self):
+        for entry in fields(self):
+            check_type(getattr(self, entry.name), entry, "[fidelity]")
         check_keys(dict.fromkeys(self.parts), PARTS, "[fidelity] parts")
         for name in POSITIVE:
             value = getattr(self, name)

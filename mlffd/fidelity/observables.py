@@ -69,10 +69,11 @@ def pairs_within(frame: np.ndarray, atoms: Atoms, r_max: float) -> tuple[np.ndar
 def ideal_counts(atoms: Atoms, a: int, b: int, n_bins: int) -> np.ndarray:
     """(n_bins,) see ``PairCounts``. Of n atoms of one element each has n - 1 others."""
     n_a, n_b = (int((atoms.numbers == z).sum()) for z in (a, b))
-    n_pairs = n_a * n_b if a != b else max(n_a * (n_a - 1) / 2, 0.5)
-    edges = np.arange(n_bins + 1) * BIN
+    n_pairs = n_a * n_b if a != b else n_a * (n_a - 1) / 2
     if not atoms.pbc.all():
         return np.full(n_bins, n_pairs * BIN)
+    edges = np.arange(n_bins + 1) * BIN
+    n_pairs = n_pairs or 0.5  # a single atom has its own images
     return n_pairs * 4.0 / 3.0 * np.pi * np.diff(edges**3) / atoms.get_volume()
 
 

@@ -21,6 +21,7 @@ from mlffd.fidelity.trajectories import Recording, Remembering, record, write_la
 from mlffd.files import replacing
 
 CHUNK, TEACHER_CHUNK = 250, 10  # frames, after which a trajectory is written down
+LEAST_SPACING = 8  # steps between frames of the teacher that are kept
 QUICK = 100.0  # fs, time constant where only the temperature matters
 FAST = "fast.mlffd"  # the student that moved the atoms between evaluations of the teacher
 
@@ -146,11 +147,11 @@ class Runs:
         """The teacher's trajectory, with the student as the fast force between its evaluations."""
         settings = self.settings
         teacher = Remembering(self.evaluate_teacher)
-        every = settings.slow_every
-        if every == 1:
+        every = settings.slow_every * -(-LEAST_SPACING // settings.slow_every)
+        if settings.slow_every == 1:
             begin = self._begin(None, settings.temperature, settings.time_constant, evaluate=teacher)
         else:
-            respa = {"slow": teacher, "slow_every": every}
+            respa = {"slow": teacher, "slow_every": settings.slow_every}
             begin = self._begin(self.fast, settings.temperature, settings.time_constant, **respa)
         done = self._record(
             self.base / "teacher", self.starts, begin, settings.teacher_steps, every, TEACHER_CHUNK, "teacher"
