@@ -253,7 +253,7 @@ def run_teachers(options) -> None:
 def run_audit(options) -> int:
     """Look at frames before a teacher is paid for them; exit status 1 if some cannot be meant."""
     from mlffd.dataset.audit import audit
-    from mlffd.dataset.label import read_frames
+    from mlffd.dataset.frames import read_frames
     from mlffd.teachers import facts_of
 
     frames = read_frames(options.frames)
