@@ -70,7 +70,7 @@ class TrainConfig:
 
     epochs: int = 100
     patience: int = 0  # epochs without a better validation loss after which training ends; 0: never
-    batch_size: int = 2  # structures
+    batch_size: int = 1  # structures; more of them where they are small molecules
     batch_atoms: int = 0  # a batch of more atoms is cut short, to one structure at the least; 0: no limit
     learning_rate: float = 5e-3
     final_learning_rate: float = 1e-5
