@@ -9,9 +9,11 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.calculators.lj import LennardJones
 
 from mlffd.__main__ import main
 from mlffd.bundle import read_bundle, write_bundle
+from mlffd.dataset.evaluate import Recipe
 from mlffd.dataset.pack import packed_box
 from mlffd.dataset.store import LabelStore, frames_hash, read_labels
 from mlffd.dynamics import evaluate_with
@@ -22,6 +24,7 @@ from mlffd.fidelity.gradient import gradient_test
 from mlffd.fidelity.measure import measure
 from mlffd.fidelity.report import report
 from mlffd.fidelity.speed import speed_lines, time_slowly
+from mlffd.fidelity.teacher import TeacherProcesses, evaluate_afresh
 from mlffd.fidelity.trajectories import Remembering, record
 from mlffd.speed import Timing
 from mlffd.students import build_student
@@ -223,6 +226,52 @@ def test_killed_trajectory_goes_on_to_the_same_numbers(tmp_path, liquid, held_ou
     chunk.write_bytes(chunk.read_bytes()[:1000])
     with pytest.raises(MlffdError, match="damaged"):
         run(tmp_path / "killed", teacher)
+
+
+def test_teacher_in_two_processes(held_out):
+    """The same answers in the same order; a structure it cannot do, and a teacher that cannot be loaded, are
+    said. Seen to catch answers in the order in which they came."""
+    structures = held_out.structures[:3] + [held_out.structures[0].repeat(2)]
+    here = evaluate_afresh(load_teacher(TEACHER).calculator)(structures)
+    processes = TeacherProcesses(Recipe(TEACHER), 2)
+    try:
+        for _ in range(2):
+            for one, other in zip(here, processes(structures)):
+                assert one.energy == other.energy
+                assert (one.forces == other.forces).all()
+                assert (one.stress == other.stress).all()
+        with pytest.raises(MlffdError, match="no atoms"):
+            processes([structures[0], Atoms()])
+    finally:
+        processes.end()
+    broken = TeacherProcesses(Recipe("nowhere:factory"), 1)
+    try:
+        with pytest.raises(ChildProcessError, match="nowhere"):
+            broken(structures)
+    finally:
+        broken.end()
+
+
+class Remembers(LennardJones):
+    """Its energy depends on what it was asked before, unless it is reset."""
+
+    n_asked = 0
+
+    def reset(self):
+        super().reset()
+        self.n_asked = 0
+
+    def calculate(self, *arguments):
+        super().calculate(*arguments)
+        self.results["energy"] += self.n_asked
+        self.n_asked += 1
+
+
+def test_teacher_remembers_nothing(held_out):
+    """Seen to catch an evaluation without a reset."""
+    evaluate = evaluate_afresh(Remembers(epsilon=EPSILON, sigma=SIGMA))
+    one, other, again = evaluate([held_out.structures[k] for k in (0, 1, 0)])
+    assert one.energy == again.energy != other.energy
 
 
 NON_CONSERVATIVE = """

@@ -42,6 +42,7 @@ class FidelityConfig:
     worst_frames: int = 10  # of the held-out ones, to save
     gradient_directions: int = 4  # in which the teacher's energy is differentiated
     seed: int = 0
+    workers: int = 1  # processes that share the teacher's replicas
 
     def __post_init__(self):
         for entry in fields(self):
@@ -76,5 +77,5 @@ def report_tables(config: dict, where: str) -> dict:
 POSITIVE = (
     "replicas", "temperature", "hot_factor", "time_step", "time_constant", "equilibration",
     "teacher_steps", "slow_every", "student_steps", "interval", "hot_steps", "constant_energy_steps",
-    "rdf_range", "gradient_directions",
+    "rdf_range", "gradient_directions", "workers",
 )  # fmt: skip

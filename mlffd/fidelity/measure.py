@@ -24,7 +24,8 @@ from pathlib import Path
 import torch
 
 from mlffd.bundle import Bundle, read_bundle
-from mlffd.dataset.label import read_frames
+from mlffd.dataset.evaluate import Recipe
+from mlffd.dataset.frames import read_frames
 from mlffd.dataset.store import LabelledSet, read_labels
 from mlffd.dynamics import evaluate_with
 from mlffd.engine import Engine
@@ -40,11 +41,13 @@ from mlffd.fidelity.lines import line, plain, table
 from mlffd.fidelity.motion import block_groups, cut_line, drift_line, trajectory_table
 from mlffd.fidelity.runs import Runs, choose_starts, digest
 from mlffd.fidelity.speed import speed_lines, time_both
+from mlffd.fidelity.teacher import TeacherProcesses, evaluate_afresh
 from mlffd.files import write_atomically
 from mlffd.teachers import load_teacher
 
 FORMAT = 1
 CODE = [sha256_of(path) for path in sorted(Path(__file__).parent.glob("*.py"))]
+NO_MATTER = ("parts", "workers")  # settings on which no figure depends
 PACKAGES = ("mlffd", "torch", "numpy", "ase", "sevenn")
 
 
@@ -93,7 +96,11 @@ class Measurement:
         self.check()
         (self.folder / "parts").mkdir(parents=True, exist_ok=True)
         found = Findings()
-        measured = {name: self.part(name) for name in self.settings.parts}
+        try:
+            measured = {name: self.part(name) for name in self.settings.parts}
+        finally:
+            if self.crew:
+                self.crew.end()
         for name in ORDER:
             part = measured.get(name, {})
             found.add(Findings(*(part.get(kind, []) for kind in ("lines", "curves", "tables"))))
@@ -137,7 +144,15 @@ class Measurement:
 
     @cached_property
     def evaluate_teacher(self) -> Callable | None:
-        return self.teacher and evaluate_with(self.teacher.calculator)
+        return self.teacher and evaluate_afresh(self.teacher.calculator)
+
+    @cached_property
+    def crew(self) -> TeacherProcesses | None:
+        """For the trajectory, where several processes are wanted."""
+        if self.teacher is None or self.settings.workers == 1:
+            return None
+        recipe = Recipe(self.teacher_spec, directory=str(self.directory))
+        return TeacherProcesses(recipe, min(self.settings.workers, self.settings.replicas))
 
     @cached_property
     def exact(self) -> Engine:
@@ -150,7 +165,8 @@ class Measurement:
         path = settings.starts and self.directory / settings.starts
         structures = read_frames(path) if path else self.held_out.structures
         starts = choose_starts(structures, settings.replicas, settings.temperature)
-        return Runs(self.bundle, starts, settings, self.folder, self.teacher_facts, self.evaluate_teacher)
+        evaluate = self.crew or self.evaluate_teacher
+        return Runs(self.bundle, starts, settings, self.folder, self.teacher_facts, evaluate)
 
     def part(self, name: str) -> dict:
         """Lines, curves, tables and files of a part; from disk if measured under the same conditions."""
@@ -164,7 +180,7 @@ class Measurement:
     def kept(self, name: str, of_teacher: bool = False) -> Path:
         """The file of that name for these labels, this teacher, these settings, and, but for what is
         ``of_teacher`` alone, this student; and for the code that measured, whose figures it has."""
-        settings = {key: value for key, value in vars(self.settings).items() if key != "parts"}
+        settings = {key: value for key, value in vars(self.settings).items() if key not in NO_MATTER}
         facts = [CODE, self.held_out.hash, self.teacher_facts, settings]
         if not of_teacher:
             facts.append(self.bundle.weights_sha256)
@@ -233,7 +249,8 @@ class Measurement:
     def speed(self) -> dict:
         """Of both, one after the other, at the first start."""
         start, began, engine = self.runs.raw_starts[0], load_average(), Engine(self.bundle)
-        student, teacher = time_both(engine.evaluate, self.evaluate_teacher, start)
+        teacher = self.teacher and evaluate_with(self.teacher.calculator)  # it may remember what helps it
+        student, teacher = time_both(engine.evaluate, teacher, start)
         note = f"{len(start)} atoms, {torch.get_num_threads()} threads, backend {engine.backend}, "
         note += f"load {began:g} before and {load_average():g} after"
         return {"lines": speed_lines(student, teacher, note)}
