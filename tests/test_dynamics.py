@@ -351,6 +351,16 @@ def test_what_blows_up_is_cut_and_the_others_go_on(wrong, says, within):
     assert [p is None for p in run.predictions] == [False, True, False]
 
 
+def test_a_look_on_demand():
+    """Between two looks that come by themselves. Seen to fail: no look."""
+    run = Trajectories([swinging(2), swinging(3)], Misbehaving(53, fused), 1.0, 300.0, fixed_center=False)
+    run.run(54)
+    assert run.cut == [None, None]
+    run.check()
+    assert [reason is None for reason in run.cut] == [True, False]
+    assert run.before_cut[1][-1].info["step"] == 50
+
+
 def test_a_slow_force_can_cut_too():
     run = Trajectories(
         [swinging(2), swinging(3)], Springs(), 1.0, 300.0, slow=Misbehaving(5, refused), slow_every=4

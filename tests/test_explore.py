@@ -59,7 +59,7 @@ def students(tmp_path_factory):
 
 
 def test_frames_and_report(students, tmp_path, never_lost):
-    """Seen to fail: densities not scaled to, one run for all replicas, steps of the last frame only."""
+    """Seen to fail: one start for all runs."""
     settings = replace(SETTINGS, replicas=2)
     report = explore(students[:1], settings, KNOWN, tmp_path / "new.xyz")
     assert report == json.loads((tmp_path / "new.xyz.json").read_text())
@@ -237,7 +237,7 @@ def labelled(structures) -> LabelledSet:
 def test_what_is_new_is_where_errors_are(tmp_path):
     """A small student of cold argon, run at several temperatures: its errors rise with novelty.
 
-    Seen to fail: distances to the candidates in place of the known.
+    Seen to fail: runs that are never lost.
     """
     teacher = evaluate_with(LennardJones(epsilon=0.0104, sigma=3.4, rc=5.0, smooth=True))
     md = Trajectories([argon()], teacher, 5.0, 40.0, seed=1)
