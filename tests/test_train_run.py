@@ -163,6 +163,9 @@ def test_validation_labels_are_what_is_validated_with(labels, tmp_path):
     others = neon_argon(3, first_seed=90, title="9")
     bundle = train(labels, STUDENT, dataclasses.replace(FOUR, epochs=1), tmp_path / "s.mlffd", others)
     assert bundle.metadata["errors"]["validation"]["n_frames"] == 3
+    strange = dataclasses.replace(others, metadata={"teacher": {"name": "mace"}})
+    with pytest.raises(ConfigError, match="another teacher"):
+        train(labels, STUDENT, FOUR, tmp_path / "t.mlffd", strange)
     with pytest.raises(ConfigError, match="other labels"):
         train(labels, STUDENT, dataclasses.replace(FOUR, epochs=1), tmp_path / "s.mlffd")
 

@@ -241,8 +241,14 @@ def new_student(
 def frames_of(
     labels: LabelledSet, validation: LabelledSet | None, cutoff: float, config: TrainConfig
 ) -> tuple[list[Frame], list[Frame]]:
-    """Frames to train on and to validate with."""
+    """Frames to train on and to validate with.
+
+    Raises:
+        ConfigError: too few frames, or another teacher labelled those to validate with.
+    """
     if validation is not None:
+        if validation.metadata["teacher"] != labels.metadata["teacher"]:
+            raise ConfigError("the validation labels are another teacher's: label the frames with this one")
         return labelled_graphs(labels, cutoff), labelled_graphs(validation, cutoff)
     training_numbers, validation_numbers = split(labels.structures, config)
     frames = labelled_graphs(labels, cutoff)
