@@ -9,6 +9,7 @@ from ase.build import bulk, molecule
 from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from mlffd.__main__ import main
 from mlffd.dataset.describe import describe
 from mlffd.dataset.extxyz import export_labels
 from mlffd.dataset.import_labels import Origin, import_labels
@@ -277,6 +278,31 @@ def test_files_that_hold_no_structures_are_one_clear_line(tmp_path, content, rea
     with pytest.raises(LabelError, match=reason) as caught:
         import_labels(tmp_path / "t.xyz", tmp_path / "t.h5", ANYBODY)
     assert "\n" not in str(caught.value)
+
+
+def test_where_energy_and_free_energy_differ_the_one_whose_gradient_the_forces_are_is_taken(tmp_path):
+    atoms = bulk("Ar", cubic=True)
+    atoms.calc = SinglePointCalculator(atoms, energy=-1.0, free_energy=-1.5, forces=np.zeros((4, 3)))
+    ase.io.write(tmp_path / "t.xyz", atoms)
+    import_labels(tmp_path / "t.xyz", tmp_path / "t.h5", ANYBODY)
+    assert read_labels(tmp_path / "t.h5").energies == [-1.5]
+
+
+def test_the_command_line_does_the_same(tmp_path, capsys):
+    path, exported = str(written(tmp_path / "labels.h5")), str(tmp_path / "labels.xyz")
+    assert main(["labels", "export", path, "-o", exported]) == 0
+    assert main(["labels", "import", exported, "-o", str(tmp_path / "again.h5")]) == 0
+    assert main(["labels", "show", str(tmp_path / "again.h5")]) == 0
+    assert capsys.readouterr().out.count(read_labels(path).hash) == 2
+    theirs = str(stranger(tmp_path / "theirs.xyz", scaled(-1 / GPA)))
+    importing = ["labels", "import", theirs, "-o", str(tmp_path / "theirs.h5"), "--teacher-name", "dft"]
+    assert main(importing) == 1
+    assert "--licence" in capsys.readouterr().err
+    importing += ["--licence", "CC0", "--set", "functional=PBE", "--stress-unit", "GPa"]
+    assert main([*importing, "--stress-sign", "compression"]) == 0
+    labels = read_labels(tmp_path / "theirs.h5")
+    assert labels.metadata["teacher"]["settings"] == {"functional": "PBE"}
+    np.testing.assert_allclose(labels.stresses, [one[3] for one in argon()], atol=1e-7)
 
 
 def test_show_says_what_is_inside(tmp_path):

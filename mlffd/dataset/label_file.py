@@ -263,6 +263,8 @@ def _content_hash(arrays, metadata):
 def _why_missing(path):
     if path.is_dir():
         return f"{path} is a folder, not a label file"
+    if path.exists():
+        return f"{path} is not a file"
     if path.with_name(path.name + ".parts").exists():
         return f"labelling into {path} is not finished: run the same mlffd label again to go on with it"
     return f"no label file {path}"
