@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mlffd.bundle import locate_bundle
 from mlffd.dataset.pack import density
-from mlffd.dataset.plan import digest, locate
+from mlffd.dataset.plan import all_positive, digest, locate
 from mlffd.dataset.select import Environments, choose_new, novelties
 from mlffd.dataset.starts import bare, read_starts, start_near
 from mlffd.dataset.store import frames_hash
@@ -71,10 +71,12 @@ class Exploration:
             wrong = f"no selection {self.selection!r}: one of {', '.join(NOVELTY)}"
         elif self.selection == "committee" and n_students < 2:
             wrong = "a committee has at least two students"
-        elif not self.temperatures or min(self.temperatures) <= 0:
+        elif not all_positive(self.temperatures):
             wrong = "temperatures must be above zero K"
-        elif self.densities is not None and (not self.densities or min(self.densities) <= 0):
+        elif self.densities is not None and not all_positive(self.densities):
             wrong = "densities must be above zero g/cm3; leave them out for those of the starts"
+        elif not all_positive([self.time_step_fs, self.time_constant_fs, self.max_force]):
+            wrong = "time_step_fs, time_constant_fs and max_force must be above zero"
         elif min(self.frames, self.steps, self.interval, self.replicas) < 1:
             wrong = "frames, steps, interval and replicas must be at least 1"
         elif self.interval > self.steps:

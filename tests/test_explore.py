@@ -294,6 +294,8 @@ def test_command(students, tmp_path, capsys):
     ("changes", "says"),
     [
         ({"temperatures": []}, "temperatures must be above zero"),
+        ({"temperatures": ["hot"]}, "temperatures must be above zero"),
+        ({"time_step_fs": -0.5}, "time_step_fs"),
         ({"densities": [0.0]}, "densities must be above zero"),
         ({"frames": 0}, "at least 1"),
         ({"interval": 101}, "does not fit into 100 steps"),

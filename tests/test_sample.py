@@ -213,6 +213,29 @@ def interrupted(calculator):
     raise KeyboardInterrupt
 
 
+def test_a_trajectory_does_not_depend_on_the_one_before(tmp_path):
+    """Which a run that goes on after a kill has not done. Seen to fail: a calculator that remembers it."""
+
+    class Remembering(LennardJones):
+        """Answers with what it has in mind, such as a wave function."""
+
+        def reset(self):
+            super().reset()
+            self.in_mind = 0.0
+
+        def calculate(self, atoms, *args):
+            super().calculate(atoms, *args)
+            self.in_mind = 0.5 * (getattr(self, "in_mind", 0.0) + self.results["forces"][0, 0])
+            self.results["forces"][0, 0] = self.in_mind
+
+    def run(temperatures, name):
+        load = lambda spec: Remembering(epsilon=0.0104, sigma=3.4, rc=6.0)  # noqa: E731
+        sample(config(temperatures=temperatures), tmp_path / name, load)
+        return positions(tmp_path / name)
+
+    np.testing.assert_array_equal(run([60, 90], "a.xyz")[3:], run([90], "b.xyz"))
+
+
 def test_start_frames_of_the_nearest_density_are_scaled_to_it(tmp_path):
     rng = np.random.default_rng(0)
     ase.io.write(tmp_path / "start.xyz", [packed_box({"Ar": 8}, rho, rng) for rho in (0.8, 1.2, 1.4)])
@@ -317,6 +340,10 @@ def test_a_student_runs_a_stage_in_one_batch(tmp_path):
         ({"frames": 0}, "at least 1"),
         ({"frames": "ten"}, "frames must be"),
         ({"temperatures": []}, "above zero"),
+        ({"temperatures": ["hot"]}, "above zero"),
+        ({"densities": [-1.0]}, "densities must be above zero"),
+        ({"timestep_fs": 0.0}, "timestep_fs"),
+        ({"relax": -1}, "0 or more"),
         ({"calculator": None}, "calculator is missing"),
         ({"start": "nowhere.xyz", "composition": None}, "cannot read start structures"),
     ],

@@ -51,10 +51,16 @@ class Stage:
             wrong = "a composition needs densities (g/cm3)"
         elif self.start == []:
             wrong = "start is an empty list: name at least one file"
-        elif not self.temperatures or min(self.temperatures) <= 0:
+        elif not all_positive(self.temperatures):
             wrong = "temperatures must be above zero K"
+        elif self.densities is not None and not all_positive(self.densities):
+            wrong = "densities must be above zero g/cm3"
+        elif not all_positive([self.timestep_fs, self.time_constant_fs, self.max_force]):
+            wrong = "timestep_fs, time_constant_fs and max_force must be above zero"
         elif min(self.frames, self.interval, self.replicas) < 1:
             wrong = "frames, interval and replicas must be at least 1"
+        elif min(self.equilibration, self.relax) < 0:
+            wrong = "equilibration and relax must be 0 or more"
         elif not all(0 <= fraction <= 1 for fraction in (self.rattle_fraction, self.strain_fraction)):
             wrong = "rattle_fraction and strain_fraction are between 0 and 1"
         elif not all(len(stdev) == 2 and 0 <= stdev[0] <= stdev[1] for stdev in self._stdevs()):
@@ -90,6 +96,11 @@ class Trajectory:
     def n_steps(self):
         """MD steps of the whole run."""
         return self.settings["equilibration"] + self.settings["frames"] * self.settings["interval"]
+
+
+def all_positive(numbers):
+    """Are there numbers, and all finite and above zero?"""
+    return bool(numbers) and all(isinstance(x, int | float) and 0 < x < float("inf") for x in numbers)
 
 
 def plan(config, directory="."):

@@ -64,7 +64,7 @@ def _teacher_calculator(spec, directory):
 
 
 class _Calculators:
-    """How to evaluate by a calculator's table of the config, and how many runs together; each loaded once."""
+    """Calculators or engines by their table of the config, each loaded once."""
 
     def __init__(self, load):
         self.load, self.loaded = load, {}
@@ -72,9 +72,7 @@ class _Calculators:
     def __getitem__(self, spec):
         key = digest(spec)
         if key not in self.loaded:
-            found = self.load(spec)
-            one_by_one = isinstance(found, BaseCalculator)
-            self.loaded[key] = (evaluate_with(found), 1) if one_by_one else (found.evaluate, None)
+            self.loaded[key] = self.load(spec)
         return self.loaded[key]
 
 
@@ -85,13 +83,20 @@ def _run_all(trajectories, parts, calculators, directory, progress):
         missing = [t for t in stage if not _report_part(parts, t).exists()]
         progress.update(sum(t.n_steps for t in stage) - sum(t.n_steps for t in missing))
         if missing:
-            evaluate, together = calculators[missing[0].settings["calculator"]]
-            together = together or len(missing)
-            for start in range(0, len(missing), together):
-                group = missing[start : start + together]
+            calculator = calculators[missing[0].settings["calculator"]]
+            one_by_one = isinstance(calculator, BaseCalculator)
+            for group in [[t] for t in missing] if one_by_one else [missing]:
                 progress.set_postfix_str(group[0].title + (" ..." if len(group) > 1 else ""))
+                evaluate = _afresh(calculator) if one_by_one else calculator.evaluate
                 for trajectory, found in zip(group, run_trajectories(group, evaluate, directory, progress)):
                     _keep(trajectory, *found, parts, progress)
+
+
+def _afresh(calculator):
+    """Evaluate with a calculator that has forgotten the trajectory before: it may have been run yesterday."""
+    if hasattr(calculator, "reset"):
+        calculator.reset()
+    return evaluate_with(calculator)
 
 
 def _keep(trajectory, frames, reason, parts, progress):
