@@ -24,7 +24,8 @@ from harness import RESULTS, facts, report, set_threads
 from mlffd.dataset.store import LabelledSet, join_labels, read_labels
 from mlffd.distill.config import read_plan
 from mlffd.train.config import TrainConfig
-from mlffd.train.loop import labelled_graphs, train
+from mlffd.train.frames import labelled_graphs, split
+from mlffd.train.loop import train
 from mlffd.train.metrics import evaluate
 
 SIZES = (50, 100, 200, 400, 800)
@@ -56,9 +57,10 @@ def training_sets(labels: dict[str, LabelledSet], sizes, seed: int):
                 yield series, subset(frames, orders[series][:size])
 
 
-def same_number_of_steps(config: TrainConfig, n_frames: int, n_steps: int) -> TrainConfig:
+def same_number_of_steps(config: TrainConfig, labels: LabelledSet, n_steps: int) -> TrainConfig:
     """The training config with the epochs that make up ``n_steps``."""
-    steps_an_epoch = -(-round(n_frames * (1.0 - config.validation_fraction)) // config.batch_size)
+    training, _ = split(labels.structures, config)
+    steps_an_epoch = -(-len(training) // config.batch_size)
     return dataclasses.replace(config, epochs=max(1, round(n_steps / steps_an_epoch)), patience=0)
 
 
@@ -71,7 +73,7 @@ def measure(options) -> dict:
     rows = []
     for series, frames in training_sets(labels, options.sizes, options.seed):
         output = options.folder / f"{series}-{len(frames)}.mlffd"
-        config = same_number_of_steps(plan.final, len(frames), options.steps)
+        config = same_number_of_steps(plan.final, frames, options.steps)
         student = train(frames, plan.student.architecture, config, output).student
         errors = evaluate(student, labelled_graphs(test, student.cutoff, torch.float64))
         rows.append({"series": series, "n_labels": len(frames), "epochs": config.epochs, **errors})

@@ -8,13 +8,16 @@ import sys
 import time
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
 import torch
-from ase.build import molecule
+from ase.build import bulk, molecule
 
 from mlffd import Calculator
-from mlffd.bundle import write_bundle
+from mlffd.bundle import read_bundle, write_bundle
+from mlffd.dataset.label import label
+from mlffd.dataset.store import join_labels, read_labels
 from mlffd.students import build_student
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -24,6 +27,7 @@ import cpu_kernels  # noqa: E402
 import dense_layers  # noqa: E402
 import harness  # noqa: E402
 import ipi_costs  # noqa: E402
+import label_budget  # noqa: E402
 import lammps_costs  # noqa: E402
 import ns_per_day  # noqa: E402
 import one_peer  # noqa: E402
@@ -482,3 +486,52 @@ def test_memory_of_children_is_watched(tmp_path):
     with lammps_costs.ResidentMemory() as watched:
         run_program([sys.executable, "-c", "import time; held = b'x' * 10**8; time.sleep(2)"], tmp_path)
     assert max(watched.mib) > 1e8 / lammps_costs.MIB
+
+
+LABEL_BUDGET = """
+name = "argon"
+teacher = "lj"
+student = { cutoff = 5.0, channels = 2, l_max = 1, n_radial = 4, hidden = [4] }
+train = { validation_fraction = 0.01 }
+rounds = [{ stages = [] }]
+test = {}
+"""
+
+
+@pytest.fixture
+def label_files(tmp_path):
+    """Label files of rattled crystals: pool, test, and two rounds, by name."""
+    frames = []
+    for number in range(14):
+        frames.append(bulk("Ar", cubic=True) * (2, 1, 1))
+        frames[-1].rattle(0.1 + 0.01 * number, seed=number)
+    sets = {"pool": frames[:4], "round0": frames[4:7], "round1": frames[7:11], "test": frames[11:]}
+    for name, chosen in sets.items():
+        ase.io.write(tmp_path / f"{name}.xyz", chosen)
+        label(tmp_path / f"{name}.xyz", {"name": "lj", "rc": 5.0}, tmp_path / f"{name}.h5")
+    return {name: tmp_path / f"{name}.h5" for name in sets}
+
+
+@pytest.mark.slow
+def test_label_budget(label_files, tmp_path):
+    """All students take the same number of steps, and a small budget buys the first of the explored frames.
+
+    Seen to fail when the explored frames were drawn at random, too.
+    """
+    (tmp_path / "config.toml").write_text(LABEL_BUDGET)
+    output = tmp_path / "budget.json"
+    words = (
+        "--config config.toml --folder students --sizes 2 3 4 8 --steps 12 --test test.h5 --random pool.h5 "
+    )
+    words += "--explored round0.h5 round1.h5 --output budget.json"
+    options = [str(tmp_path / word) if "." in word or word == "students" else word for word in words.split()]
+    assert label_budget.main(options) == 0
+    results = json.loads(output.read_text())
+    epochs = {(row["series"], row["n_labels"]): row["epochs"] for row in results["rows"]}
+    # one frame of each set is for validation
+    assert epochs == {(name, n): 12 // (n - 1) for name in ("random", "explored") for n in (2, 3, 4)}
+    bought = read_bundle(tmp_path / "students" / "explored-3.mlffd").metadata["labels"]["sha256"]
+    explored = join_labels([read_labels(label_files[name]) for name in ("round0", "round1")])
+    assert bought == label_budget.subset(explored, np.arange(3)).hash
+    assert "| 4 |" in output.with_suffix(".md").read_text()
+    assert output.with_suffix(".svg").stat().st_size > 1000
