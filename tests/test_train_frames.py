@@ -158,6 +158,12 @@ def test_hessian_rows_alone_teach_the_hessian(tmp_path):
     assert np.corrcoef(torch.cat(ours), torch.cat(theirs))[0, 1] > 0.8
 
 
+def test_labels_without_hessian_rows_are_refused_where_they_count(tmp_path):
+    config = dataclasses.replace(CONFIG, hessian_weight=1.0)
+    with pytest.raises(ConfigError, match="--hessian-rows"):
+        loop.train(neon_argon(4), STUDENT, config, tmp_path / "s.mlffd")
+
+
 def test_settings_of_a_student_are_checked():
     student = settings_from({"family": "painn", "features": 16}, StudentConfig, "[student]")
     assert student.architecture == {"family": "painn", "features": 16}

@@ -109,8 +109,8 @@ class MetricsLog:
         with open(self.path, "a") as file:
             file.write(json.dumps(line) + "\n")
         if self.board:
-            for name, value in line.items():
-                self.board.add_scalar(name, value, line["epoch"])
+            for name in line.keys() - {"epoch"}:
+                self.board.add_scalar(name, line[name], line["epoch"])
             self.board.flush()
 
 

@@ -70,6 +70,8 @@ def train(
         return finished(output, fingerprint)
     if not output.parent.is_dir():
         raise ConfigError(f"there is no folder {output.parent} to write {output.name} to")
+    if config.hessian_weight and not any(getattr(labels, "hessian_rows", None) or []):
+        raise ConfigError("hessian_weight needs labels with Hessian rows: mlffd label --hessian-rows")
     training_frames, validation_frames = frames_of(labels, validation, student.cutoff, config)
     note = calibrate(student, labels, training_frames, start_from)
     if note and ranks.rank == 0:
