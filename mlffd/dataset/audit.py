@@ -21,8 +21,9 @@ from mlffd.teachers import Teacher
 from mlffd.teachers.charge import charge_and_spin, impossible_spin
 from mlffd.teachers.facts import TeacherFacts
 
-# distances in sums of covalent radii; N2 is at 0.77, the shortest metal dimer, Cr2, at 0.60
-OVERLAP, CLOSE = 0.5, 0.58
+# distances in sums of covalent radii; N2 is at 0.77, the shortest metal dimer, Cr2, at 0.60, and sampling
+# cuts its runs at 0.5, before it may displace atoms
+OVERLAP, CLOSE = 0.4, 0.58
 VACUUM = 10.0  # Å without an atom along a lattice direction
 DENSEST, THINNEST = 25.0, 0.02  # g/cm3; osmium has 22.6, liquid hydrogen 0.07
 CRUSHED = 200.0  # g/cm3; more than in the center of the Sun
