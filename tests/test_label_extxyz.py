@@ -204,7 +204,7 @@ def scaled(factor):
 
 def test_pressure_that_grows_with_volume_is_refused(tmp_path):
     path = stranger(tmp_path / "theirs.xyz", scaled(-1))
-    with pytest.raises(LabelError, match="opposite of ASE's sign: say --stress-sign compression"):
+    with pytest.raises(LabelError, match=r"pressure grows with the volume.*: say --stress-sign compression"):
         import_labels(path, tmp_path / "theirs.h5", ANYBODY)
     import_labels(path, tmp_path / "t.h5", Origin(name="a", licence="b", stress_sign="compression"))
     np.testing.assert_allclose(
@@ -220,6 +220,35 @@ def test_stresses_in_gpa_are_refused(tmp_path):
     np.testing.assert_allclose(
         read_labels(tmp_path / "t.h5").stresses, [one[3] for one in argon()], atol=1e-7
     )
+
+
+def hydrogen(path, factor):
+    """Boxes of one volume, with springs for bonds; their stresses times `factor`."""
+    frames = []
+    for number in range(8):
+        atoms = Atoms("H2", positions=[[0, 0, 0], [0.5, 0.4, 0.3]], cell=[4, 4, 4], pbc=True) * (2, 2, 1)
+        atoms.rattle(0.05, seed=number)
+        forces, virial = np.zeros((len(atoms), 3)), np.zeros((3, 3))
+        for k in range(0, len(atoms), 2):
+            bond = atoms.get_distance(k, k + 1, mic=True, vector=True)
+            pull = 30 * (np.linalg.norm(bond) - 0.7) * bond / np.linalg.norm(bond)
+            forces[k : k + 2] = pull, -pull
+            virial -= np.outer(bond, pull)
+        stress = -virial / atoms.get_volume() * factor
+        atoms.calc = SinglePointCalculator(atoms, energy=-1.0, forces=forces, stress=stress)
+        frames.append(atoms)
+    ase.io.write(path, frames)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("factor", "reason"), [(-1, "the stresses go against the forces"), (0.05 / GPA, "what the forces would")]
+)
+def test_forces_tell_the_sign_and_the_unit_of_stresses_at_one_volume(tmp_path, factor, reason):
+    """Seen to catch a nearest neighbor looked for in the wrong direction."""
+    import_labels(hydrogen(tmp_path / "right.xyz", 1), tmp_path / "right.h5", ANYBODY)
+    with pytest.raises(LabelError, match=reason):
+        import_labels(hydrogen(tmp_path / "wrong.xyz", factor), tmp_path / "wrong.h5", ANYBODY)
 
 
 def without(what):

@@ -181,8 +181,18 @@ def _checked_stresses(given, virials, frames, origin):
     stress_check.check_against_virials(given, virials, volumes, unit, sign)
     stresses = given * stress_check.UNITS[unit] * stress_check.SIGNS[sign]
     stresses = np.where(np.isnan(stresses), -virials / volumes[:, None, None], stresses)
-    if origin.stress_sign is None:
-        stress_check.check_sign(stresses, frames)
+    forces = [_sound_forces(atoms, origin) for atoms in frames]
     if origin.stress_unit is None:
-        stress_check.check_unit(stresses, frames)
+        stress_check.check_unit(stresses, frames, forces)
+    if origin.stress_sign is None:
+        stress_check.check_sign(stresses, frames, forces)
     return stresses
+
+
+def _sound_forces(atoms, origin):
+    """(n_atoms, 3), or None where they are missing or not finite, which is told elsewhere."""
+    try:
+        forces = np.asarray(_found(atoms, origin.forces, ("forces",), "forces"), np.float64)
+    except (LabelError, ValueError, TypeError):
+        return None
+    return forces if forces.shape == (len(atoms), 3) and np.isfinite(forces).all() else None

@@ -8,6 +8,7 @@ Inside, a stress is dE/dstrain / volume in eV/Å^3 (ASE's sign: positive under t
 from collections import defaultdict
 
 import numpy as np
+from ase.neighborlist import neighbor_list
 
 from mlffd.errors import LabelError
 from mlffd.units import GPA
@@ -18,6 +19,11 @@ SIGNS = {"tension": 1.0, "compression": -1.0}  # what a positive stress means
 LARGE_STRESS = 0.2
 STIFF = 1200 * GPA  # eV/Å^3; diamond's bulk modulus is 440 GPa
 VOLUME_SPREAD, CORRELATION, FEW_FRAMES = 0.01, 0.6, 6
+# of shear virials to those of nearest neighbors: with the right sign and unit 0.04 to 0.6, correlation 0.6 to
+# 0.95, for liquid water, Cu, Al, W, Si, Ar; in ionic crystals (NaCl, MgO) they hardly correlate: -0.3 to 0.3
+LARGE_RESPONSE = 5.0
+LOOKED_AT = 40  # frames
+FIRST_SHELL, LAST_SHELL = 2.0, 10.0  # Å
 
 
 def check_against_virials(given, virials, volumes, unit, sign):
@@ -49,21 +55,23 @@ def _agree(given, expected):
     return np.allclose(given, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
 
-def check_sign(stresses, structures):
-    """Raise LabelError if pressure grows with volume: no stable matter does that, so the sign is wrong.
+def check_sign(stresses, structures, forces):
+    """Raise LabelError if the stresses (n, 3, 3) eV/Å^3 tell the opposite of the structures and forces.
 
-    stresses (n, 3, 3) eV/Å^3; frames of one composition and different volumes are compared.
+    Two signs of that: the pressure grows with the volume, among frames of one composition; and shear
+    virials go against those of the forces between nearest neighbors. forces: list of (n_atoms, 3) or None.
     """
+    advice = "say --stress-sign compression, or --stress-sign tension if it is right"
     for slope, correlation in _compressions(stresses, structures):
         if slope > 0 and correlation > CORRELATION:
-            raise LabelError(
-                "the pressure grows with the volume, so the stress has the opposite of ASE's sign:"
-                " say --stress-sign compression, or --stress-sign tension if it is right"
-            )
+            raise LabelError(f"the pressure grows with the volume, against ASE's sign of a stress: {advice}")
+    _, correlation = _shear_response(stresses, structures, forces)
+    if correlation < -CORRELATION:
+        raise LabelError(f"the stresses go against the forces, not with them as in ASE's sign: {advice}")
 
 
-def check_unit(stresses, structures):
-    """Raise LabelError for stresses (n, 3, 3) too large, or a bulk modulus too high, for eV/Å^3."""
+def check_unit(stresses, structures, forces):
+    """Raise LabelError for stresses (n, 3, 3) too large for eV/Å^3: as such, for the forces, for a solid."""
     sizes = np.abs(stresses).max((1, 2))
     typical = float(np.median(sizes[np.isfinite(sizes)])) if np.isfinite(sizes).any() else 0.0
     advice = "say --stress-unit GPa or kbar, or --stress-unit eV/A3 if it is right"
@@ -72,6 +80,9 @@ def check_unit(stresses, structures):
     for slope, correlation in _compressions(stresses, structures):
         if correlation < -CORRELATION and -slope > STIFF:
             raise LabelError(f"the stresses mean a bulk modulus of {-slope / GPA:.3g} GPa: {advice}")
+    slope, correlation = _shear_response(stresses, structures, forces)
+    if abs(correlation) > CORRELATION and abs(slope) > LARGE_RESPONSE:
+        raise LabelError(f"the stresses are {abs(slope):.3g} times what the forces would suggest: {advice}")
 
 
 def _compressions(stresses, structures):
@@ -86,3 +97,33 @@ def _compressions(stresses, structures):
         if len(points) >= FEW_FRAMES and log_volumes.std() > VOLUME_SPREAD and pressures.std() > 0:
             correlation = np.corrcoef(log_volumes, pressures)[0, 1]
             yield np.polyfit(log_volumes, pressures, 1)[0], correlation
+
+
+def _shear_response(stresses, structures, forces):
+    """Slope and correlation of off-diagonal virials with those that forces between neighbors would make."""
+    usable = [
+        k for k, atoms in enumerate(structures)
+        if forces[k] is not None and atoms.cell.rank == 3 and np.isfinite(stresses[k]).all()
+    ]  # fmt: skip
+    usable = usable[:: max(1, len(usable) // LOOKED_AT)]
+    if len(usable) < FEW_FRAMES:
+        return 0.0, 0.0
+    off_diagonal = np.triu_indices(3, 1)
+    guessed = [_neighbor_virial(structures[k], forces[k])[off_diagonal] for k in usable]
+    given = [-stresses[k][off_diagonal] * structures[k].get_volume() for k in usable]
+    guessed, given = np.ravel(guessed), np.ravel(given)
+    if guessed.std() == 0 or given.std() == 0:
+        return 0.0, 0.0
+    return np.polyfit(guessed, given, 1)[0], np.corrcoef(guessed, given)[0, 1]
+
+
+def _neighbor_virial(atoms, forces):
+    """sum of r ⊗ F (3, 3) in eV, symmetric, with r from every atom's nearest neighbor to it."""
+    reach, i = FIRST_SHELL, np.zeros(0, int)
+    while len(np.unique(i)) < len(atoms) and reach < LAST_SHELL:
+        i, vectors, distances = neighbor_list("iDd", atoms, reach)
+        reach *= 1.5
+    order = np.lexsort((distances, i))
+    nearest = order[np.unique(i[order], return_index=True)[1]]
+    virial = -vectors[nearest].T @ np.asarray(forces, np.float64)[i[nearest]]
+    return (virial + virial.T) / 2
