@@ -242,7 +242,7 @@ def hydrogen(path, factor):
 
 
 @pytest.mark.parametrize(
-    ("factor", "reason"), [(-1, "the stresses go against the forces"), (0.05 / GPA, "what the forces would")]
+    ("factor", "reason"), [(-1, "the stresses go against the forces"), (0.1 / GPA, "what the forces would")]
 )
 def test_forces_tell_the_sign_and_the_unit_of_stresses_at_one_volume(tmp_path, factor, reason):
     """Seen to catch a nearest neighbor looked for in the wrong direction."""
