@@ -8,7 +8,7 @@ runs that blew up, sane ones from shortly before. A teacher labels those chosen;
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mlffd.bundle import locate_bundle
 from mlffd.dataset.pack import density
-from mlffd.dataset.plan import all_positive, digest, locate
+from mlffd.dataset.plan import all_positive, digest, locate, names
 from mlffd.dataset.select import Environments, choose_new, novelties
 from mlffd.dataset.starts import bare, read_starts, start_near
 from mlffd.dataset.store import frames_hash
@@ -54,10 +54,10 @@ class Exploration:
     steps: int = 2000  # of each run
     interval: int = 50  # steps between candidates
     densities: list | None = None  # g/cm3; None: those of the starts
-    starts: list = field(default_factory=list)  # structure files; none: from the frames that are known
+    start: str | list | None = None  # structure files; none: from the frames that are known
     replicas: int = 1  # runs at each temperature and density
-    time_step_fs: float = 0.5
-    time_constant_fs: float = 100.0  # of the thermostat
+    time_step: float = 0.5  # fs
+    time_constant: float = 100.0  # fs, of the thermostat
     max_force: float = 50.0  # eV/Å; beyond it a run is cut
     selection: str = "features"  # or committee, of several students; or random, to compare with
     seed: int = 0
@@ -75,8 +75,8 @@ class Exploration:
             wrong = "temperatures must be above zero K"
         elif self.densities is not None and not all_positive(self.densities):
             wrong = "densities must be above zero g/cm3; leave them out for those of the starts"
-        elif not all_positive([self.time_step_fs, self.time_constant_fs, self.max_force]):
-            wrong = "time_step_fs, time_constant_fs and max_force must be above zero"
+        elif not all_positive([self.time_step, self.time_constant, self.max_force]):
+            wrong = "time_step, time_constant and max_force must be above zero"
         elif min(self.frames, self.steps, self.interval, self.replicas) < 1:
             wrong = "frames, steps, interval and replicas must be at least 1"
         elif self.interval > self.steps:
@@ -113,7 +113,7 @@ def explore(
     settings.check(len(students))
     output = Path(output)
     report_path = output.with_name(output.name + ".json")
-    starts = [locate(path, directory) for path in settings.starts]
+    starts = [locate(path, directory) for path in names(settings.start)]
     students = [locate_bundle(path) for path in students]
     key = _key(students, settings, starts, known)
     if output.exists() and report_path.exists():
@@ -146,7 +146,7 @@ class _Runs:
     def __init__(self, engine: Engine, settings: Exploration, frames: Sequence[Atoms]):
         self.settings = settings
         if not frames:
-            raise ConfigError("exploration: nothing to start from: give starts, or frames that are known")
+            raise ConfigError("exploration: nothing to start from: give start, or frames that are known")
         grid = product(settings.temperatures, settings.densities or [None], range(settings.replicas))
         self.conditions = list(grid)
         # random numbers follow from seed and condition: the same runs, however many frames are chosen
@@ -158,8 +158,8 @@ class _Runs:
             for (_, rho, _), seed in zip(self.conditions, seeds)
         ]
         self.trajectories = Trajectories(
-            starts, engine.evaluate, settings.time_step_fs, [t for t, _, _ in self.conditions],
-            settings.time_constant_fs, seed=seeds, max_force=settings.max_force,
+            starts, engine.evaluate, settings.time_step, [t for t, _, _ in self.conditions],
+            settings.time_constant, seed=seeds, max_force=settings.max_force,
         )  # fmt: skip
 
     def candidates(self) -> list[Atoms]:

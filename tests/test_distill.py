@@ -55,7 +55,7 @@ composition = { Ar = 20 }
 temperatures = [90, 150]
 densities = [1.2, 1.4]
 relax = 30
-timestep_fs = 5.0
+time_step = 5.0
 equilibration = 60
 interval = 20
 frames = 4
@@ -67,7 +67,7 @@ temperatures = [90, 180]
 densities = [1.2, 1.4]
 steps = 200
 interval = 20
-time_step_fs = 4.0
+time_step = 4.0
 frames = 12
 
 [test]
@@ -79,7 +79,7 @@ name = "held out"
 start = "previous"
 temperatures = [120]
 densities = [1.3]
-timestep_fs = 4.0
+time_step = 4.0
 equilibration = 100
 interval = 40
 frames = 8

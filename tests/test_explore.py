@@ -28,7 +28,7 @@ from mlffd.students import build_student
 from mlffd.train.loop import TrainConfig, train
 
 SETTINGS = Exploration(
-    temperatures=[40.0, 120.0], densities=[1.4, 1.6], frames=6, steps=100, interval=25, time_step_fs=5.0
+    temperatures=[40.0, 120.0], densities=[1.4, 1.6], frames=6, steps=100, interval=25, time_step=5.0
 )
 TINY = dict(family="local", species=[18], cutoff=5.0, n_radial=4, l_max=1, channels=2, hidden=[6])
 
@@ -109,7 +109,7 @@ def write_again(students, tmp_path):
 def test_what_is_finished_is_not_done_again(students, tmp_path, monkeypatch):
     """Unless students, settings, starts or what is known are others."""
     ase.io.write(tmp_path / "start.xyz", argon(7))
-    settings = replace(SETTINGS, starts=["start.xyz"])
+    settings = replace(SETTINGS, start=["start.xyz"])
     report = explore(students[:1], settings, KNOWN, tmp_path / "new.xyz", tmp_path)
 
     class Begun(Exception):
@@ -281,7 +281,7 @@ def test_command(students, tmp_path, capsys):
         store.add(number, atoms, labels.energies[number], labels.forces[number], labels.stresses[number])
     store.finish()
     config = tmp_path / "explore.toml"
-    config.write_text("temperatures = [60]\nframes = 2\nsteps = 40\ninterval = 20\ntime_step_fs = 5\n")
+    config.write_text("temperatures = [60]\nframes = 2\nsteps = 40\ninterval = 20\ntime_step = 5\n")
     arguments = ["explore", config, "--student", students[0], "--known", tmp_path / "known.h5"]
     assert main([str(word) for word in (*arguments, "-o", tmp_path / "new.xyz")]) == 0
     assert json.loads(capsys.readouterr().out)["chosen"] == 2
@@ -295,13 +295,13 @@ def test_command(students, tmp_path, capsys):
     [
         ({"temperatures": []}, "temperatures must be above zero"),
         ({"temperatures": ["hot"]}, "temperatures must be above zero"),
-        ({"time_step_fs": -0.5}, "time_step_fs"),
+        ({"time_step": -0.5}, "time_step"),
         ({"densities": [0.0]}, "densities must be above zero"),
         ({"frames": 0}, "at least 1"),
         ({"interval": 101}, "does not fit into 100 steps"),
         ({"selection": "features-of"}, "no selection"),
         ({"selection": "committee"}, "at least two students"),
-        ({"starts": ["nowhere.xyz"]}, "cannot read start structures"),
+        ({"start": ["nowhere.xyz"]}, "cannot read start structures"),
     ],
 )
 def test_settings_that_cannot_be_meant(students, tmp_path, changes, says):

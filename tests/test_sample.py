@@ -28,7 +28,7 @@ def config(**changes):
         "composition": {"Ar": 8},
         "temperatures": [90],
         "densities": [1.2],
-        "timestep_fs": 5.0,
+        "time_step": 5.0,
         "equilibration": 20,
         "interval": 10,
         "frames": 3,
@@ -173,7 +173,7 @@ def test_atoms_on_top_of_each_other_are_no_frame(tmp_path):
     ase.io.write(
         tmp_path / "start.xyz", Atoms("H2", positions=[[0, 0, 0], [0, 0, 0.2]], cell=[9] * 3, pbc=True)
     )
-    wanted = config(composition=None, densities=None, start="start.xyz", timestep_fs=0.001)
+    wanted = config(composition=None, densities=None, start="start.xyz", time_step=0.001)
     with pytest.raises(MlffdError, match="not one frame"):
         sample(
             wanted,
@@ -259,7 +259,7 @@ def test_strained_frames_are_the_stated_fraction(tmp_path):
     """Cell and atoms together, others than the rattled ones. Seen to fail: the cell alone strained."""
     crystal = FaceCenteredCubic("Ar", size=(2, 2, 2), latticeconstant=5.4)
     ase.io.write(tmp_path / "start.xyz", crystal)
-    still = dict(composition=None, densities=None, start="start.xyz", temperatures=[1e-6], timestep_fs=1e-3)
+    still = dict(composition=None, densities=None, start="start.xyz", temperatures=[1e-6], time_step=1e-3)
     wanted = config(frames=10, strain_fraction=0.4, rattle_fraction=0.3, **still)
     sample(wanted, tmp_path / "a.xyz", directory=tmp_path)
     frames = ase.io.read(tmp_path / "a.xyz", ":")
@@ -342,7 +342,7 @@ def test_a_student_runs_a_stage_in_one_batch(tmp_path):
         ({"temperatures": []}, "above zero"),
         ({"temperatures": ["hot"]}, "above zero"),
         ({"densities": [-1.0]}, "densities must be above zero"),
-        ({"timestep_fs": 0.0}, "timestep_fs"),
+        ({"time_step": 0.0}, "time_step"),
         ({"relax": -1}, "0 or more"),
         ({"calculator": None}, "calculator is missing"),
         ({"start": "nowhere.xyz", "composition": None}, "cannot read start structures"),

@@ -24,16 +24,14 @@ class Stage:
     frames: int  # kept per trajectory
     interval: int  # steps between kept frames
     calculator: str | dict | None = None  # instead of the config's own
-    start: str | list | None = (
-        None  # structure files; a trajectory starts from a frame of the nearest density
-    )
+    start: str | list | None = None  # structure files; of their frames one of the nearest density
     composition: dict | None = None  # or a packed box, such as { H2O = 64, "ethanol.xyz" = 8 }
     densities: list | None = None  # g/cm3; may be left out with `start`
     replicas: int = 1
     equilibration: int = 0  # steps before the first interval
     relax: int = 0  # most steps of energy minimization before the dynamics
-    timestep_fs: float = 0.5
-    time_constant_fs: float = 100.0  # of the thermostat, Langevin's
+    time_step: float = 0.5  # fs
+    time_constant: float = 100.0  # fs, of the thermostat, Langevin's
     rattle_fraction: float = 0.0  # of the kept frames, displaced at random when written
     rattle_stdev: list = field(default_factory=lambda: [0.02, 0.05])  # Å; a frame draws one between these
     strain_fraction: float = 0.0  # of the kept frames, strained at random with their cell when written
@@ -55,8 +53,8 @@ class Stage:
             wrong = "temperatures must be above zero K"
         elif self.densities is not None and not all_positive(self.densities):
             wrong = "densities must be above zero g/cm3"
-        elif not all_positive([self.timestep_fs, self.time_constant_fs, self.max_force]):
-            wrong = "timestep_fs, time_constant_fs and max_force must be above zero"
+        elif not all_positive([self.time_step, self.time_constant, self.max_force]):
+            wrong = "time_step, time_constant and max_force must be above zero"
         elif min(self.frames, self.interval, self.replicas) < 1:
             wrong = "frames, interval and replicas must be at least 1"
         elif min(self.equilibration, self.relax) < 0:
@@ -85,12 +83,6 @@ class Trajectory:
         s = self.settings
         at = f" {s['density']:g} g/cm3" if s["density"] else ""
         return f"{s['name']} {s['temperature']:g} K{at} #{s['replica']}"
-
-    @property
-    def starts(self):
-        """Names of the start files."""
-        start = self.settings["start"]
-        return [start] if isinstance(start, str) else start or []
 
     @property
     def n_steps(self):
@@ -123,8 +115,7 @@ def _grid(stage, seed, directory):
     grid = ("temperatures", "densities", "replicas")
     common = {key: value for key, value in asdict(stage).items() if key not in grid}
     molecules = [name for name in stage.composition or () if Path(name).suffix]
-    starts = [stage.start] if isinstance(stage.start, str) else stage.start or []
-    named = [*starts, *molecules, *_bundle(stage.calculator)]
+    named = [*names(stage.start), *molecules, *_bundle(stage.calculator)]
     named = {str(name): locate(name, directory) for name in named}
     # what a named file holds decides what is run, so another content means another trajectory
     common["files"] = {name: _file_digest(path) for name, path in named.items() if path.is_file()}
@@ -133,6 +124,11 @@ def _grid(stage, seed, directory):
     ):
         settings = {**common, "temperature": temperature, "density": rho, "replica": replica, "seed": seed}
         yield Trajectory(settings, digest(settings))
+
+
+def names(start):
+    """The files that ``start`` of a table names: it is one, a list of them, or None."""
+    return [start] if isinstance(start, str) else start or []
 
 
 def locate(path, directory):

@@ -19,7 +19,7 @@ from ase.optimize import FIRE
 from tqdm import tqdm
 
 from mlffd.dataset.pack import density, packed_box
-from mlffd.dataset.plan import digest, locate, plan
+from mlffd.dataset.plan import digest, locate, names, plan
 from mlffd.dataset.starts import bare, read_starts, start_near
 from mlffd.dynamics import BLOW_UPS, Trajectories, evaluate_with
 from mlffd.errors import ConfigError, MlffdError
@@ -150,7 +150,7 @@ def _starts(trajectories, directory, rngs):
             packed_box(settings["composition"], t.settings["density"], rng, directory)
             for t, rng in zip(trajectories, rngs)
         ]
-    frames = read_starts([locate(path, directory) for path in trajectories[0].starts])
+    frames = read_starts([locate(path, directory) for path in names(settings["start"])])
     starts = [start_near(frames, t.settings["density"], rng) for t, rng in zip(trajectories, rngs)]
     if settings["strain_fraction"] and any(atoms.cell.rank < 3 for atoms in starts):
         raise ConfigError(f"stage {settings['name']}: a start without a cell cannot be strained")
@@ -191,9 +191,9 @@ def _dynamics(trajectories, starts, evaluate):
     return Trajectories(
         starts,
         evaluate,
-        settings["timestep_fs"],
+        settings["time_step"],
         [t.settings["temperature"] for t in trajectories],
-        settings["time_constant_fs"],
+        settings["time_constant"],
         seed=[int(t.key[16:32], 16) for t in trajectories],
         max_force=settings["max_force"],
     )

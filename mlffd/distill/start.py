@@ -46,7 +46,7 @@ calculator = {calculator}
 name = "start"
 start = {structure}
 temperatures = {temperatures} # K
-{densities}timestep_fs = {time_step}
+{densities}time_step = {time_step} # fs
 equilibration = 20
 interval = 10
 frames = 6
@@ -58,12 +58,12 @@ rattle_stdev = [0.02, 0.08] # Å
 [loop]
 max_labels = 400 # in all, round 0 included
 max_rounds = 12
-starts = [{structure}]
+start = {structure}
 temperatures = {temperatures} # K; what the student shall stand, and hotter
 {densities}replicas = 4
 steps = 2000
 interval = 50
-time_step_fs = {time_step}
+time_step = {time_step} # fs
 frames = 30 # labelled in a round
 
 # Held-out frames: runs of their own by the final student, never trained on.
@@ -75,7 +75,7 @@ calculator = "student"
 name = "held out"
 start = {structure}
 temperatures = [{temperature:g}]
-timestep_fs = {time_step}
+time_step = {time_step} # fs
 equilibration = 1000
 interval = 100
 frames = 10

@@ -24,7 +24,7 @@ class FidelityConfig:
     """
 
     parts: list = field(default_factory=lambda: list(PARTS))  # which to measure
-    starts: str | None = None  # file of structures; None: from the held-out frames, near the temperature
+    start: str | list | None = None  # structure files; None: from the held-out frames, near the temperature
     replicas: int = 4
     temperature: float = 300.0  # K
     hot_factor: float = 1.5  # times the temperature: a test of stability

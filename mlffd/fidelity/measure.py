@@ -26,6 +26,7 @@ import torch
 from mlffd.bundle import Bundle, read_bundle
 from mlffd.dataset.evaluate import Recipe
 from mlffd.dataset.frames import read_frames
+from mlffd.dataset.plan import locate, names
 from mlffd.dataset.store import LabelledSet, read_labels
 from mlffd.dynamics import evaluate_with
 from mlffd.engine import Engine
@@ -162,8 +163,8 @@ class Measurement:
     @cached_property
     def runs(self) -> Runs:
         settings = self.settings
-        path = settings.starts and self.directory / settings.starts
-        structures = read_frames(path) if path else self.held_out.structures
+        files = [locate(path, self.directory) for path in names(settings.start)]
+        structures = [atoms for path in files for atoms in read_frames(path)] or self.held_out.structures
         starts = choose_starts(structures, settings.replicas, settings.temperature)
         evaluate = self.crew or self.evaluate_teacher
         return Runs(self.bundle, starts, settings, self.folder, self.teacher_facts, evaluate)
