@@ -210,6 +210,14 @@ def test_a_retry_that_fails_again_keeps_all_labels_and_the_last_reason(crystals,
     assert len(read_labels(output)) == 4
 
 
+def test_where_nothing_failed_there_is_nothing_to_try_again(crystals, tmp_path):
+    output = tmp_path / "labels.h5"
+    label(crystals, LJ, output)
+    before = output.stat().st_mtime_ns
+    label(crystals, LJ, output, retry_failed=True)
+    assert output.stat().st_mtime_ns == before
+
+
 def test_a_run_that_labelled_nothing_does_not_block_the_corrected_one(crystals, tmp_path):
     (tmp_path / "angry").write_text("not today")
     wrong = {"name": "temper:make", "refuses": 1}

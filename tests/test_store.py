@@ -94,6 +94,30 @@ def test_half_a_part_left_by_a_kill_is_no_label(tmp_path):
     assert begun(tmp_path / "labels.h5").done() == {0}
 
 
+def test_a_damaged_part_is_removed_and_labelled_again(tmp_path):
+    """A power failure may leave one."""
+    store = begun(tmp_path / "labels.h5")
+    for number, atoms in enumerate(frames()):
+        store.add(number, atoms, *label_of(number, atoms))
+    (store.parts / "0000001.npz").write_bytes(b"")
+    with pytest.raises(LabelError, match=r"0000001\.npz was damaged .* run again"):
+        store.finish()
+    again = begun(tmp_path / "labels.h5")
+    assert again.done() == {0, 2}
+    again.add(1, frames()[1], *label_of(1, frames()[1]))
+    assert again.finish() == read_labels(written(tmp_path / "other.h5")).hash
+
+
+def test_thousands_of_failures_fit_in(tmp_path):
+    store = LabelStore(tmp_path / "labels.h5")
+    store.begin({"teacher": TEACHER, "frames": "", "n_frames": 2000})
+    store.add(0, frames()[0], *label_of(0, frames()[0]))
+    for number in range(1, 2000):
+        store.fail(number, "a reason as long as reasons of teachers usually are")
+    store.finish()
+    assert len(read_labels(tmp_path / "labels.h5").metadata["failed"]) == 1999
+
+
 @pytest.mark.parametrize("at", ["parts", "file"])
 def test_going_on_with_another_teacher_or_other_frames_is_refused(tmp_path, at):
     path = tmp_path / "labels.h5"

@@ -75,7 +75,8 @@ class LabelStore:
                 raise LabelError(_difference(self.path, begun, metadata))
             shutil.rmtree(self.parts)
             begun = None
-        if begun is None and (self._finished is None or retry_failed):
+        to_retry = retry_failed and self._finished is not None and self._finished.metadata["failed"]
+        if begun is None and (self._finished is None or to_retry):
             self.parts.mkdir(parents=True, exist_ok=True)
             write_atomically(self.parts / BEGIN, json.dumps(metadata, sort_keys=True))
         self.retrying = retry_failed
@@ -180,7 +181,7 @@ def _read_part(path):
     try:
         with np.load(path, allow_pickle=False) as part:
             arrays = {key: part[key] for key in part}
-            return {**arrays, "frame_idx": int(arrays["frame_idx"]), "info": str(arrays["info"])}
+            return {**arrays, "frame_idx": int(path.stem), "info": str(arrays["info"])}
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         path.unlink()
         why = f"{path} was damaged ({error}) and is removed"
