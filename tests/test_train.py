@@ -105,8 +105,10 @@ def test_a_finished_training_is_not_repeated(labels, tmp_path):
     config = dataclasses.replace(CONFIG, epochs=1)
     train(labels, STUDENT, config, tmp_path / "s.mlffd")
     written = (tmp_path / "s.mlffd").stat().st_mtime_ns
+    (tmp_path / "s.mlffd.checkpoint").write_bytes(b"of a run that was killed when all was written")
     train(labels, STUDENT, config, tmp_path / "s.mlffd")
     assert (tmp_path / "s.mlffd").stat().st_mtime_ns == written
+    assert not (tmp_path / "s.mlffd.checkpoint").exists()
     with pytest.raises(ConfigError, match="other labels, sizes or settings"):
         train(labels, {**STUDENT, "channels": 7}, config, tmp_path / "s.mlffd")
 

@@ -66,8 +66,11 @@ def train(
     ranks = join_ranks()
     student = new_student(labels, architecture, config, start_from)
     fingerprint = describe_run(labels, student.architecture, config, validation, start_from)
+    checkpoint = beside(output, "checkpoint")
     if output.exists():
-        return finished(output, fingerprint)
+        bundle = finished(output, fingerprint)
+        checkpoint.unlink(missing_ok=True)  # of a run that was killed when all was written
+        return bundle
     if not output.parent.is_dir():
         raise ConfigError(f"there is no folder {output.parent} to write {output.name} to")
     if config.hessian_weight and not any(getattr(labels, "hessian_rows", None) or []):
@@ -77,7 +80,6 @@ def train(
     if note and ranks.rank == 0:
         print(f"mlffd: {note}", file=sys.stderr)
     state = begin(student, config.learning_rate, facts or {})
-    checkpoint = beside(output, "checkpoint")
     resume(state, checkpoint, fingerprint)
     log = None
     if ranks.rank == 0:
