@@ -74,7 +74,7 @@ class TrainConfig:
     batch_atoms: int = 0  # a batch of more atoms is cut short, to one structure at the least; 0: no limit
     learning_rate: float = 5e-3
     final_learning_rate: float = 1e-5
-    energy_weight: float = 100.0
+    energy_weight: float = 10.0
     force_weight: float = 1.0
     stress_weight: float = 1.0
     hessian_weight: float = 0.0  # of one random row a structure and step, where labels have rows
