@@ -10,12 +10,13 @@ blows up and is cut.
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from subprocess import SubprocessError
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 
-from mlffd.errors import ConfigError, MlffdError
+from mlffd.errors import ConfigError, MlffdError, TeacherError
 from mlffd.replicas import Replicas, Snapshot, bare, overlap
 from mlffd.units import BOLTZMANN, FEMTOSECOND
 
@@ -28,6 +29,9 @@ MAX_FORCE = 50.0  # eV/Å
 NOISE_STEPS = 16  # random numbers are drawn for so many steps at once
 # what evaluating a structure out of any order may raise; a set-up that is wrong shows before the first step
 BLOW_UPS = (MlffdError, ValueError, ArithmeticError)
+# what a calculator of others raises for a structure that it cannot do; a full disk is no fault of a structure
+CALCULATOR_FAILURES = (ValueError, ArithmeticError, LookupError, RuntimeError, TypeError, AttributeError)
+CALCULATOR_FAILURES += (AssertionError, MemoryError, SubprocessError)
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,18 @@ class Evaluation:
 
 
 def evaluate_with(calculator) -> Evaluate:
-    """What runs structures one by one through an ASE calculator."""
+    """What runs structures one by one through an ASE calculator.
+
+    Raises:
+        TeacherError: it cannot do one; in one line, whatever it said.
+    """
 
     def evaluate(structures: list[Atoms]) -> list[Evaluation]:
-        return [_evaluation(calculator, atoms) for atoms in structures]
+        try:
+            return [_evaluation(calculator, atoms) for atoms in structures]
+        except CALCULATOR_FAILURES as error:
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            raise TeacherError(f"the calculator failed: {said}") from error
 
     return evaluate
 

@@ -502,3 +502,37 @@ def test_command(tmp_path, liquid, capsys):
     assert "did you mean 'fidelity'" in capsys.readouterr().err
     with pytest.raises(LabelError):
         read_labels(tmp_path / "none.h5")
+
+
+SOMETIMES = """
+from ase.calculators.lj import LennardJones
+
+class Sometimes(LennardJones):
+    calls = 0
+
+    def calculate(self, *arguments, **others):
+        super().calculate(*arguments, **others)
+        type(self).calls += 1
+        if type(self).calls > 6:
+            raise RuntimeError("SCF did not converge\\nafter 50 steps")
+
+def factory():
+    return Sometimes(epsilon=0.0104, sigma=3.4, rc=6.5)
+"""
+
+
+def test_a_teacher_that_fails_is_said_in_the_report_and_asked_again(liquid, held_out, tmp_path):
+    """Seen to fail when what a calculator raises went through, and when the failure was kept as a finding."""
+    (tmp_path / "sometimes.py").write_text(SOMETIMES)
+    teacher = {"name": "sometimes:factory"}
+    labels = label(held_out.structures[:1], teacher, tmp_path / "held_out.h5", directory=tmp_path)
+    settings = replace(QUICK, parts=["errors", "gradient", "teacher"], replicas=1, equilibration=20)
+    bundle = student_at(tmp_path / "same.mlffd")
+    found = measure(bundle, labels, teacher, settings, tmp_path / "report", tmp_path)
+    note = by_name(found)["teacher_gradient_error"]["note"]
+    assert note == "the calculator failed: RuntimeError: SCF did not converge after 50 steps"
+    assert by_name(found)["rdf_peak_position"]["value"] is None
+    assert by_name(found)["force_mae"]["value"] < 1e-3
+    assert [path.name.partition("_")[2] for path in (tmp_path / "report/parts").glob("*.json")] == [
+        "errors.json"
+    ]

@@ -16,7 +16,7 @@ from mlffd.dataset.plan import plan
 from mlffd.dataset.sample import sample
 from mlffd.drivers.ase_calculator import Calculator
 from mlffd.engine import Engine
-from mlffd.errors import ConfigError, MlffdError
+from mlffd.errors import ConfigError, MlffdError, TeacherError
 from mlffd.students import build_student
 
 ARGON = {"name": "lj", "epsilon": 0.0104, "sigma": 3.4, "rc": 6.0}
@@ -187,7 +187,7 @@ def test_a_broken_set_up_is_no_blow_up(tmp_path):
     def broken(calculator):
         raise ValueError("box too small")
 
-    with pytest.raises(ValueError, match="box too small"):
+    with pytest.raises(TeacherError, match="box too small"):
         sample(config(), tmp_path / "a.xyz", load_calculator=lambda spec: Exploding(0, broken))
 
 

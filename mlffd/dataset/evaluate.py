@@ -6,18 +6,17 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import SubprocessError
 
 import numpy as np
 from ase.calculators.calculator import PropertyNotImplementedError
 
 from mlffd.dataset.store import frames_hash
+from mlffd.dynamics import CALCULATOR_FAILURES
 from mlffd.errors import MlffdError
 from mlffd.teachers import load_teacher
 
 # what a stranger's calculator raises for a frame it cannot do; the frame is recorded as failed
-FRAME_FAILURES = (MlffdError, ValueError, ArithmeticError, LookupError, RuntimeError, OSError)
-FRAME_FAILURES += (TypeError, AttributeError, AssertionError, MemoryError, SubprocessError)
+FRAME_FAILURES = (MlffdError, OSError, *CALCULATOR_FAILURES)
 THREAD_COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # Å; for ethanol and 7net-mf-0 in float32 rows are then right to 1e-4 of their size; nearly all of that is
 # truncation (0.01 Å: four times as much), less than a tenth is rounding

@@ -31,7 +31,7 @@ from mlffd.dataset.store import LabelledSet, read_labels
 from mlffd.dynamics import evaluate_with
 from mlffd.engine import Engine
 from mlffd.environment import commit, cpu_model, installed_version, load_average, sha256_of
-from mlffd.errors import ConfigError
+from mlffd.errors import ConfigError, TeacherError
 from mlffd.fidelity.beside import Findings, Pair
 from mlffd.fidelity.compare import compare
 from mlffd.fidelity.config import FidelityConfig
@@ -174,7 +174,10 @@ class Measurement:
         path = self.kept(f"{name}.json", of_teacher=name == "gradient")
         if path.exists():
             return json.loads(path.read_text())
-        found = PARTS_OF[name](self)
+        try:
+            found = PARTS_OF[name](self)
+        except TeacherError as error:  # not kept, so that it is tried again
+            return nothing(str(error), BY_TEACHER.get(name, ()))
         write_atomically(path, json.dumps(plain_part(found), indent=1) + "\n")
         return found
 
@@ -292,6 +295,11 @@ NO_TEACHER = "there is no teacher here to measure with"
 BY_TRAJECTORIES = (
     "teacher_md_force_mae", "rdf_peak_position", "rdf_peak_height", "pressure_difference", "diffusion_ratio",
 )  # fmt: skip
+BY_TEACHER = {
+    "teacher": BY_TRAJECTORIES,
+    "speed": ("student_us_per_atom", "teacher_us_per_atom", "speedup"),
+    "gradient": ("teacher_gradient_error",),
+}
 PARTS_OF = {
     "errors": Measurement.errors, "gradient": Measurement.gradient, "teacher": Measurement.teacher_part,
     "student": Measurement.student, "hot": Measurement.hot, "constant_energy": Measurement.constant_energy,

@@ -31,7 +31,9 @@ def drift_line(replicas: Sequence[Recording], time_step: float) -> dict:
     """Drift of the total energy at constant energy: one slope through all replicas that came through."""
     whole = [replica for replica in replicas if replica.cut is None and len(replica) > 2]
     if not whole:
-        return line("energy_drift", None, None, "no replica came through at constant energy")
+        sane = any(replica.cut is None for replica in replicas)
+        why = "less than three frames: more constant_energy_steps" if sane else "every replica blew up"
+        return line("energy_drift", None, None, f"{why}, at constant energy")
     times = 1e-6 * time_step * whole[0].steps  # ns
     slope, error = slope_with_error(times, [r.conserved / len(r.start) / MEV for r in whole])
     spread = np.mean([(r.conserved / len(r.start)).std() for r in whole]) / MEV

@@ -10,7 +10,7 @@ from ase.calculators.calculator import BaseCalculator
 from mlffd.dataset.crew import ANSWER, BROKEN, DIED, ProcessCrew
 from mlffd.dataset.evaluate import Recipe
 from mlffd.dynamics import Evaluate, Evaluation, evaluate_with
-from mlffd.errors import MlffdError
+from mlffd.errors import TeacherError
 
 
 def evaluate_afresh(calculator: BaseCalculator) -> Evaluate:
@@ -33,7 +33,7 @@ class TeacherProcesses:
     """An ``Evaluate`` that lets processes of one thread share the structures; they start at its first call.
 
     Raises:
-        MlffdError: the teacher cannot do a structure.
+        TeacherError: the teacher cannot do a structure.
         ChildProcessError: a process died, or cannot load the teacher.
     """
 
@@ -68,6 +68,6 @@ class TeacherProcesses:
 def evaluation(label: tuple | None, reason: str | None) -> Evaluation:
     """From what a process answers."""
     if label is None:
-        raise MlffdError(reason)
+        raise TeacherError(f"the calculator failed: {reason}")
     energy, forces, stress, _ = label
     return Evaluation(energy, forces, stress)
