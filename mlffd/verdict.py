@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Whether to believe a student: the lines of its fidelity report against bars, and the verdict it carries.
 
-A bar is a number, which the magnitude of a line's value must not exceed (a pressure 5 GPa too low is as wrong
-as one too high), or a table with ``at_most``, ``at_least`` or both, as a speedup has. The verdict is computed
-from lines and bars and from nothing else, each time it is asked for, also when a bundle is read: what a
-bundle says of itself is compared with it.
+A bar is a number, which the magnitude of a line's value must not exceed (a pressure 5 GPa too low is as
+wrong as one too high), or a table with ``at_most``, ``at_least`` or both, as a speedup has. What could not be
+judged does not pass: neither a line whose ``doubt`` says why its value is not to be judged by, as that of a
+run too short, nor one whose statistical error is larger than its bar. The verdict is computed from lines and
+bars and from nothing else, each time it is asked for, also when a bundle is read: what a bundle says of
+itself is compared with it.
 
 A bundle's metadata holds, under ``fidelity``, what ``carried`` gives, and under ``bars`` those that were
 written before its training.
@@ -24,8 +26,10 @@ FORMAT = 1
 PASSED, FAILED, NOT_JUDGED = "passed", "failed", "not judged"
 BEFORE, AFTER = "before training", "after training"  # when bars were written
 CLOSE = "within its error of the bar"  # a remark
+DOUBTFUL = "not to be judged by"
+COARSE = "too short to judge: its error is larger than the bar"
 BAR_KEYS = ("at_most", "at_least")
-CARRIED = ("name", "value", "error", "unit")  # of a line
+CARRIED = ("name", "value", "error", "unit", "doubt")  # of a line
 MOST_NAMED = 4  # failed lines in a sentence
 # line -> title, unit; those of PAIR_LINES are also there for pairs of elements, as in rdf_peak_position_O-H
 LINES = {
@@ -79,7 +83,8 @@ def judge(report: dict, bars: dict, written: str = AFTER) -> dict:
 
     Every line gets ``bar`` (a table, None without one), ``passed`` (True, False, None without a bar) and
     ``remark``; a bar whose line is missing gets a line that fails. The report gets ``verdict``: ``passed`` if
-    every bar's line was measured, is finite and within it, else ``failed``; ``not judged`` without any bar.
+    every bar's line was measured, is finite, not in doubt and within it, else ``failed``; ``not judged``
+    without any bar.
     It also gets ``failed`` (names of lines), ``bars``, ``bars_written`` and, where it has none, ``date``.
 
     A bar on ``rdf_peak_position`` is for the line of this name where there is one, else for all its pairs'.
@@ -131,10 +136,18 @@ def _judged_line(line: dict, bar: dict | None) -> dict:
         return {**line, "value": None, "bar": bar, "passed": None if bar is None else False, "remark": remark}
     if bar is None:
         return {**line, "bar": None, "passed": None, "remark": ""}
+    doubt = line.get("doubt") or (COARSE if _is_coarse(error, bar) else "")
+    if doubt:
+        return {**line, "bar": bar, "passed": False, "remark": str(doubt)}
     distances = [abs(value) - bar.get("at_most", math.inf), bar.get("at_least", -math.inf) - value]
     passed = max(distances) <= 0.0
     close = _is_finite(error) and abs(max(distances)) < abs(error)
     return {**line, "bar": bar, "passed": passed, "remark": CLOSE if close else ""}
+
+
+def _is_coarse(error, bar: dict) -> bool:
+    """Whether a value within the bar would say nothing; a bar of zero is for counts."""
+    return _is_finite(error) and abs(error) > abs(bar.get("at_most", 0.0)) > 0.0
 
 
 def _is_finite(value) -> bool:
@@ -216,7 +229,8 @@ def describe(line: dict) -> str:
     """A judged line in words: ``force_mae 27.1 (at most 18 meV/Å)``."""
     value = line["remark"] if line["value"] is None else f"{line['value']:.4g}"
     unit = f" {line['unit']}" if line.get("unit") else ""
-    return f"{line['name']} {value} ({describe_bar(line['bar'])}{unit})"
+    doubt = f", {DOUBTFUL}" if line["remark"] not in ("", CLOSE) and line["value"] is not None else ""
+    return f"{line['name']} {value} ({describe_bar(line['bar'])}{unit}{doubt})"
 
 
 def describe_bar(bar: dict) -> str:

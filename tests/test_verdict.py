@@ -66,6 +66,34 @@ def test_every_line_says_what_became_of_it():
     assert "bar" not in report["lines"][0], "the report that was given is as it was"
 
 
+@pytest.mark.parametrize(
+    ("changes", "bar", "verdict"),
+    [
+        ({"doubt": ""}, 18, "passed"),
+        ({"doubt": "too short to judge: 2 blocks"}, 18, "failed"),
+        ({"doubt": "too short to judge: 2 blocks"}, {"at_least": 0.0}, "failed"),
+        ({"error": 17.0}, 18, "passed"),
+        ({"error": 19.0}, 18, "failed"),
+        ({"error": 19.0}, {"at_least": 0.0}, "passed"),
+        ({"value": 0.0, "error": 0.1}, 0, "passed"),  # a count
+    ],
+)
+def test_what_could_not_be_judged_does_not_pass(changes, bar, verdict):
+    """Seen to catch: lines called too short to judge, and errors beyond the bar, that passed in silence."""
+    judged = judge({"lines": [{**line("force_mae", 1.0), **changes}]}, {"force_mae": bar})
+    assert judged["verdict"] == verdict
+    if verdict == "failed":
+        assert "too short to judge" in judged["lines"][0]["remark"]
+
+
+def test_a_doubt_is_carried():
+    """Seen to catch: a bundle that called the same report passed, for it carried no doubt."""
+    bundle = judged_bundle(doubt="too short to judge: 2 blocks")
+    assert "FAILED, 1 of 2 bars" in bundle.verdict
+    assert "force_mae 12 (at most 18, not to be judged by)" in bundle.verdict
+    assert "edited" not in bundle.verdict
+
+
 def test_without_bars_nothing_is_judged():
     """Seen to catch: no bar at all passed, as every one of none holds."""
     assert judge({"lines": [line("force_mae", 1.0)]}, {})["verdict"] == "not judged"
@@ -104,11 +132,11 @@ def test_bars_that_are_none(bars, complaint):
 BARS = {"force_mae": 18.0, "speedup": {"at_least": 10.0}}
 
 
-def judged_bundle(value: float = 12.0, written: str = BEFORE, seed_name: str = "local") -> Bundle:
+def judged_bundle(value: float = 12.0, written: str = BEFORE, doubt: str = "") -> Bundle:
     """A student named water that carries a report of itself."""
-    student = random_student(seed_name)
+    student = random_student("local")
     bundle = Bundle(student, complete_metadata(student, {"name": "water", "bars": BARS}))
-    lines = [line("force_mae", value, 0.5), line("speedup", 100.0)]
+    lines = [{**line("force_mae", value, 0.5), "doubt": doubt}, line("speedup", 100.0)]
     report = {"student": {"weights_sha256": bundle.weights_sha256}, "date": "2026-01-02", "lines": lines}
     return bundle.with_report(judge(report, BARS, written))
 

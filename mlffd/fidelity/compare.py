@@ -16,8 +16,12 @@ def compare(pair: Pair, rdf_range: float, remark: str = "") -> Findings:
     found = compare_rdfs(pair, rdf_range)
     for part in (compare_bonds(pair), compare_pressure(pair), compare_diffusion(pair)):
         found.add(part)
-    remark = notes(remark, temperature_remark(pair))
-    found.lines = [{**one, "note": notes(remark, one["note"])} for one in found.lines]
+    doubt = temperature_remark(pair)
+    remark = notes(remark, doubt)
+    found.lines = [
+        {**one, "note": notes(remark, one["note"]), "doubt": notes(doubt, one["doubt"])}
+        for one in found.lines
+    ]
     return found
 
 
@@ -36,5 +40,5 @@ def compare_pressure(pair: Pair) -> Findings:
     ]
     (teacher, error), (student, error_2) = map(mean_with_error, series)
     both = f"teacher {teacher:.4g} ± {error:.2g}, student {student:.4g} ± {error_2:.2g} GPa"
-    note = notes(both, short(n_independent(series[0])))
-    return Findings([line("pressure_difference", student - teacher, combined(error, error_2), note)])
+    doubt = short(n_independent(series[0]))
+    return Findings([line("pressure_difference", student - teacher, combined(error, error_2), both, doubt)])

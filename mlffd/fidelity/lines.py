@@ -8,14 +8,17 @@ import numpy as np
 from mlffd.verdict import LINES
 
 
-def line(name: str, value: float | None, error: float | None = None, note: str = "") -> dict:
-    """One figure of a report; title and unit are those of mlffd/verdict.py. None: it was not measured."""
+def line(name: str, value: float | None, error: float | None = None, note: str = "", doubt: str = "") -> dict:
+    """One figure of a report; title and unit are those of mlffd/verdict.py. None: it was not measured.
+
+    ``doubt`` says why no bar is to be passed by it, if so; it ends the note.
+    """
     whole, _, pair = name.rpartition("_") if name not in LINES else (name, "", "")
     title, unit = LINES[whole]
     title = f"{title}: {pair}" if pair else title
     return {
-        "name": name, "title": title, "unit": unit, "note": note,
-        "value": plain(value), "error": plain(error),
+        "name": name, "title": title, "unit": unit, "note": "; ".join(filter(None, (note, doubt))),
+        "value": plain(value), "error": plain(error), "doubt": doubt,
     }  # fmt: skip
 
 

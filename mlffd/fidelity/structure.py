@@ -16,6 +16,7 @@ from mlffd.fidelity.observables import (
     pair_counts,
 )
 from mlffd.fidelity.statistics import block_means, combined, mean_with_error, replica_jackknife
+from mlffd.fidelity.stretch import compare_stretches
 from mlffd.fidelity.trajectories import Recording
 
 RDF_FRAMES, BOND_FRAMES = 1000, 400  # of all replicas together, at most
@@ -30,6 +31,7 @@ def compare_rdfs(pair: Pair, rdf_range: float) -> Findings:
     title, unit = ("rdf", "g(r)") if pair.periodic else ("distances", "probability, 1/Å")
     remark = "" if pair.periodic else "distances, not normalised by volume: not periodic in three directions"
     r, found = bin_centers(rdf_range), Findings()
+    stretches, doubts = compare_stretches(pair)
     positions, heights, rows = [], [], []
     for name in sides[0]:
         blocks = [side[name] for side in sides]
@@ -39,13 +41,14 @@ def compare_rdfs(pair: Pair, rdf_range: float) -> Findings:
         found.curves.append(curve(f"{title} {name}", r, ("r, Å", unit), *curves))
         peaks = [replica_jackknife(parts, lambda b: first_peak(r, quotient(b))) for parts in blocks]
         rows.append([name, *(part[k] for k in (0, 1) for peak in peaks for part in peak)])
-        note = notes(remark, too_short(*peaks[0]))
-        positions.append(line(f"rdf_peak_position_{name}", *shift(peaks), note))
-        heights.append(line(f"rdf_peak_height_{name}", *growth(peaks), note))
+        doubt = notes(too_short(*peaks[0]), doubts.get(name, ""))
+        positions.append(line(f"rdf_peak_position_{name}", *shift(peaks), remark, doubt))
+        heights.append(line(f"rdf_peak_height_{name}", *growth(peaks), remark, doubt))
     found.lines = [*with_worst("rdf_peak_position", positions), *with_worst("rdf_peak_height", heights)]
     columns = ["pair", "teacher, Å", "±", "student, Å", "±"]
     columns += ["teacher, height", "±", "student, height", "±"]
     found.tables = [table("First peaks of the radial distribution functions", columns, rows)]
+    found.add(stretches)
     return found
 
 
@@ -87,14 +90,21 @@ def growth(peaks: list) -> tuple[float, float]:
 
 
 def with_worst(name: str, lines: list[dict]) -> list[dict]:
-    """The line that is farthest from zero once more under the common name, and all of them."""
+    """The line that is farthest from zero once more under the common name, and all of them; in doubt if one
+    of them is."""
     if not lines:
         return [line(name, None, None, "no pair of atoms is within the range of the RDFs")]
     if any(one["value"] is None for one in lines):
         return [line(name, None, None, "a pair of elements has no peak on one side"), *lines]
     worst = max(lines, key=lambda one: abs(one["value"]))
-    note = notes(f"worst pair: {worst['name'].rpartition('_')[2]}", worst["note"])
-    return [line(name, worst["value"], worst["error"], note), *lines]
+    note = notes(f"worst pair: {pair_of(worst)}", worst["note"])
+    doubt = next((f"{pair_of(one)}: {one['doubt']}" for one in [worst, *lines] if one["doubt"]), "")
+    return [{**line(name, worst["value"], worst["error"], note), "doubt": doubt}, *lines]
+
+
+def pair_of(pair_line: dict) -> str:
+    """``H-O``."""
+    return pair_line["name"].rpartition("_")[2]
 
 
 def compare_bonds(pair: Pair) -> Findings:

@@ -93,6 +93,7 @@ def remarks_of(report: dict) -> list:
         doubt = "" if when == BEFORE else ", by somebody who may have known the outcome"
         remarks.append(f"The bars were written {when}{doubt}; the verdict is computed from the lines below.")
         remarks.append("At most is meant of magnitudes: a value too low by more than its bar fails as well.")
+        remarks.append("What could not be judged, as a run was too short for it, does not pass.")
     close = [line["name"] for line in report["lines"] if line.get("remark") == CLOSE]
     missing = [line["name"] for line in report["lines"] if line.get("value") is None]
     if close:
@@ -124,8 +125,8 @@ def lines_of(lines: list[dict]) -> blocks.Table:
 
 def notes_of(line: dict) -> str:
     """What there is to say of a line that its other columns do not say."""
-    remark = line.get("remark", "")
-    return "; ".join(filter(None, (remark if remark != "not measured" else "", line.get("note"))))
+    remark, note = line.get("remark", ""), line.get("note") or ""
+    return "; ".join(filter(None, ("" if remark == "not measured" or remark in note else remark, note)))
 
 
 def with_error(value: float | None, error: float | None) -> str:
