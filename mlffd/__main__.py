@@ -6,6 +6,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
+from shlex import quote
 
 from mlffd.errors import ConfigError, MlffdError
 
@@ -222,8 +223,9 @@ def run_distill(options) -> int:
         if not options.teacher:
             raise ConfigError("--init needs --teacher NAME: `mlffd teachers` lists them")
         teacher = {"name": options.teacher, **dict(setting(text) for text in options.set)}
-        write_config(options.config, options.init, teacher, options.temperature)
-        print(f"wrote {options.config}: read it, then `mlffd distill {options.config}`")
+        odd = write_config(options.config, options.init, teacher, options.temperature)
+        print(*odd, sep="\n", end="\n" if odd else "", file=sys.stderr)
+        print(f"wrote {options.config}: read it, then `mlffd distill {quote(str(options.config))}`")
         return 0
     if options.status:
         print(*status(options.config), sep="\n")
@@ -509,7 +511,6 @@ def run_lammps_plugin(options) -> None:
 def run_lammps_input(options) -> None:
     """Write a commented LAMMPS input and data file for a structure and a student."""
     from dataclasses import fields
-    from shlex import quote
 
     from mlffd.drivers.lammps_input import RunPlan, write_input
 

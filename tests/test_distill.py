@@ -12,7 +12,7 @@ import time
 import ase.io
 import numpy as np
 import pytest
-from ase.build import bulk, molecule
+from ase.build import bulk, fcc111, molecule
 
 from mlffd.__main__ import main
 from mlffd.bundle import read_bundle
@@ -20,6 +20,7 @@ from mlffd.dataset.store import join_labels, read_labels
 from mlffd.distill.config import LoopConfig, read_plan
 from mlffd.distill.loop import LoopRound, reason_to_end
 from mlffd.fidelity.report import report
+from mlffd.files import lock
 from mlffd.train.loop import train
 
 CONFIG = """
@@ -267,6 +268,46 @@ def test_a_wrong_config_is_one_clear_line(change, message, config, capsys):
     assert error.startswith("mlffd: ")
     assert message in error
     assert not list(config.parent.glob("runs/*.h5")), "nothing was labelled before the mistake was found"
+
+
+def test_a_start_that_is_not_there_is_found_before_anything_is_run(config, capsys):
+    """Seen to fail when only the first stage that was run looked for its start."""
+    for table in ('start = "previous"', "[loop]", "[fidelity]"):
+        start = 'start = "nowhere.xyz"' if table.startswith("start") else f'{table}\nstart = ["nowhere.xyz"]'
+        config.write_text(CONFIG.replace(table, start))
+        assert main(["distill", str(config)]) == 1
+        assert "'nowhere.xyz': there is no such file" in capsys.readouterr().err
+    assert not (config.parent / "runs").exists()
+
+
+def test_two_runs_at_once_are_not_mixed(config, capsys):
+    (config.parent / "runs").mkdir()
+    with lock(config.parent / "runs" / ".lock") as free:
+        assert free
+        assert main(["distill", str(config)]) == 1
+    assert "another process distils" in capsys.readouterr().err
+    assert [path.name for path in (config.parent / "runs").iterdir()] == [".lock"]
+
+
+def test_a_config_for_several_structures_in_a_folder_that_is_not_there(tmp_path, monkeypatch, capsys):
+    """The lightest atom of all frames decides on the time step; seen to fail when that of the last one did."""
+    monkeypatch.chdir(tmp_path)
+    ase.io.write("all mine.xyz", [molecule("CH3OH"), molecule("CO")])
+    assert main(["distill", "new folder/my.toml", "--init", "all mine.xyz", "--teacher", "lj"]) == 0
+    assert "`mlffd distill 'new folder/my.toml'`" in capsys.readouterr().out
+    assert read_plan(tmp_path / "new folder/my.toml").fidelity.time_step == 0.5
+    assert "student for CH4O, CO:" in (tmp_path / "new folder/my.toml").read_text()
+
+
+def test_a_slab_has_no_density_and_a_small_cell_is_said(tmp_path, capsys):
+    """Seen to fail when vacuum in a periodic cell was squeezed with the slab."""
+    ase.io.write(tmp_path / "slab.xyz", fcc111("Cu", (2, 2, 3), vacuum=8.0, periodic=True))
+    command = ["distill", str(tmp_path / "my.toml"), "--init", str(tmp_path / "slab.xyz"), "--teacher", "lj"]
+    assert main(command) == 0
+    said = capsys.readouterr().err
+    assert "vacuum (16 Å along c)" in said
+    assert "the cell is 4.4 Å thick" in said
+    assert read_plan(tmp_path / "my.toml").exploration.densities is None
 
 
 @pytest.mark.parametrize("structure", [bulk("NaCl", "rocksalt", a=5.64, cubic=True), molecule("CH3CH2OH")])

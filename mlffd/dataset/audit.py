@@ -145,9 +145,9 @@ def _distances(atoms):
 
 def _emptiness(atoms):
     """Vacuum along lattice directions, or a density that no matter has."""
-    gaps = _gaps(atoms)
-    wide = np.flatnonzero(gaps > VACUUM)
-    where = ", ".join(f"{gaps[k]:.0f} Å along {'abc'[k]}" for k in wide)
+    found = gaps(atoms)
+    wide = np.flatnonzero(found > VACUUM)
+    where = ", ".join(f"{found[k]:.0f} Å along {'abc'[k]}" for k in wide)
     if len(wide) == 3:
         return [("warning", f"vacuum on all sides ({where}): for an isolated molecule set pbc to false")]
     if len(wide):
@@ -158,7 +158,7 @@ def _emptiness(atoms):
     return []
 
 
-def _gaps(atoms):
+def gaps(atoms):
     """Widest slices without an atom along the three lattice directions, Å, as (3,)."""
     fractions = np.sort(atoms.get_scaled_positions(wrap=True), axis=0)
     steps = np.diff(np.vstack([fractions, fractions[:1] + 1]), axis=0)

@@ -7,7 +7,6 @@ way and nothing else. When all frames are in, they are joined into the HDF5 file
 its bytes do not depend on who labelled what when.
 """
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -29,7 +28,7 @@ from mlffd.dataset.label_file import (
     write_labels,
 )
 from mlffd.errors import LabelError
-from mlffd.files import replacing, write_atomically
+from mlffd.files import lock, replacing, write_atomically
 
 __all__ = ["LabelStore", "LabelledSet", "frames_hash", "join_labels", "read_labels"]
 
@@ -48,13 +47,9 @@ class LabelStore:
     def locked(self):
         """Nobody else labels into this file during the block; LabelError if somebody does."""
         self.parts.mkdir(parents=True, exist_ok=True)
-        with open(self.parts / "lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however it ends
-            except BlockingIOError as error:
-                raise LabelError(f"another process labels into {self.path}: wait for its end") from error
-            except OSError:  # a file system without locks
-                pass
+        with lock(self.parts / "lock") as free:
+            if not free:
+                raise LabelError(f"another process labels into {self.path}: wait for its end")
             try:
                 yield
             finally:

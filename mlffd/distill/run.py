@@ -8,6 +8,7 @@ from pathlib import Path
 from ase.calculators.calculator import Calculator as AseCalculator
 
 from mlffd.dataset.label import label
+from mlffd.dataset.plan import locate, names
 from mlffd.dataset.plan import plan as plan_sampling
 from mlffd.dataset.sample import sample
 from mlffd.dataset.store import LabelledSet, join_labels, read_labels
@@ -17,10 +18,12 @@ from mlffd.distill.loop import LoopRound, reason_to_end, write_history
 from mlffd.errors import ConfigError
 from mlffd.explore import explore
 from mlffd.fidelity.report import report
+from mlffd.files import lock
 from mlffd.teachers import load_teacher
 from mlffd.train.loop import train, train_committee
 
 LATEST_STUDENT = "student"  # a sampling calculator of this name is a student trained on all labels so far
+LOCK = ".lock"
 PREVIOUS_FRAMES = "previous"  # and a start of this name the frames of the round before
 
 
@@ -58,12 +61,31 @@ class Distillation:
             ConfigError, TeacherError: naming the mistake.
         """
         load_teacher(self.config.teacher, directory=self.home)
+        self.check_starts()
         for number, settings in enumerate([*self.config.rounds, self.config.test]):
             student = self.path("final.mlffd") if number else None
             plan_sampling(self.sampling(settings, number, student), self.home)
 
+    def check_starts(self) -> None:
+        """Raise ConfigError for a start that is neither there nor written by the run."""
+        stages = [
+            stage for table in (*self.config.rounds, self.config.test) for stage in table.get("stages", [])
+        ]
+        for table in (*stages, self.config.loop or {}, self.config.fidelity):
+            for name in names(table.get("start")):
+                path = locate(name, self.home)
+                ours = name == PREVIOUS_FRAMES or path.resolve().is_relative_to(self.directory.resolve())
+                if not ours and not path.is_file():
+                    raise ConfigError(f"start = {name!r}: there is no such file beside the config")
+
     def run(self) -> dict:
         self.directory.mkdir(parents=True, exist_ok=True)
+        with lock(self.path(LOCK)) as free:
+            if not free:
+                raise ConfigError(f"another process distils in {self.directory}: wait for its end")
+            return self.run_alone()
+
+    def run_alone(self) -> dict:
         for number, settings in enumerate(self.config.rounds):
             self.say(f"round {number}")
             student = self.train_drafts(number)[0] if uses_student(settings) else None
@@ -177,14 +199,15 @@ class Distillation:
 
     def report(self, student: Path) -> dict:
         """Measure and judge the student, write the page, and ``NAME.mlffd`` with the verdict."""
-        self.say("report")
+        folder = self.path(f"{self.config.name}.report")
+        self.say(f"report, to be read in {folder / 'report.html'}")
         return report(
             student,
             read_labels(self.path("test.h5")),
             self.config.teacher,
             self.plan.fidelity,
             self.plan.bars,
-            self.path(f"{self.config.name}.report"),
+            folder,
             self.home,
             into=self.path(f"{self.config.name}.mlffd"),
         )

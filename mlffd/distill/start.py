@@ -2,18 +2,23 @@
 """The config that a new distillation starts from, written for a structure and a teacher."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 from ase import Atoms
 
-from mlffd.dataset.label import read_frames
+from mlffd.dataset.audit import VACUUM, check_structures, gaps
+from mlffd.dataset.frames import read_frames
 from mlffd.dataset.pack import density
 from mlffd.distill.config import read_plan
 from mlffd.errors import ConfigError
 from mlffd.files import write_atomically
 from mlffd.teachers import load_teacher
 
+CUTOFF = 5.5  # Å
+MOST_NAMED = 4  # formulas
 LIGHT, MIDDLE = 3.0, 20.0  # amu; hydrogen's vibrations want 0.5 fs, those of carbon or oxygen 1 fs
 TEMPLATE = """\
 # From {teacher} to a student for {formula}:
@@ -29,7 +34,7 @@ workers = 2 # processes that label, each on one thread
 
 [student]
 family = "local" # the fast one; "painn" passes messages: more accurate, several times as slow
-cutoff = 5.5 # Å
+cutoff = {cutoff:g} # Å
 
 [train] # of the final student
 epochs = 150
@@ -100,37 +105,54 @@ cut_trajectories_hot = 0
 """
 
 
-def write_config(path: Path, structure: Path, teacher: dict, temperature: float = 300.0) -> None:
-    """Write a commented config for ``mlffd distill``.
+def write_config(path: Path, structure: Path, teacher: dict, temperature: float = 300.0) -> list[str]:
+    """Write a commented config for ``mlffd distill``; returns what looks odd about the structures.
 
     Args:
-        structure: any file ASE reads; its last frame decides on time step and density.
+        structure: any file ASE reads; its frames decide on time step and densities.
         teacher: table for ``load_teacher``.
         temperature: K.
 
     Raises:
         ConfigError: there is a file already, or the temperature cannot be meant.
         LabelError, TeacherError: no such structure or teacher.
+        AuditError: structures that the teacher cannot do, or that are certainly wrong.
     """
     if path.exists():
         raise ConfigError(f"{path} is there already: name another file, or move it away")
     if not 0.0 < temperature < np.inf:
         raise ConfigError(f"--temperature must be above zero K, not {temperature:g}")
-    load_teacher(teacher, directory=path.parent)
-    atoms = read_frames(structure)[-1]
-    write_atomically(path, config_text(path, structure, atoms, teacher, temperature))
+    loaded = load_teacher(teacher, directory=path.parent)
+    frames = read_frames(structure)
+    odd = [*map(str, check_structures(frames, loaded)), *small_cells(frames)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, config_text(path, structure, frames, teacher, temperature))
     read_plan(path)
+    return odd
 
 
-def config_text(path: Path, structure: Path, atoms: Atoms, teacher: dict, temperature: float) -> str:
+def small_cells(frames: list[Atoms]) -> Iterator[str]:
+    """A warning of cells in which an atom sees its own images."""
+    for number, atoms in enumerate(frames):
+        heights = 1.0 / np.linalg.norm(atoms.cell.reciprocal(), axis=1) if atoms.pbc.any() else np.zeros(3)
+        if atoms.pbc.any() and heights[atoms.pbc].min() < 2.0 * CUTOFF:
+            yield (
+                f"warning: frame {number}: the cell is {heights[atoms.pbc].min():.1f} Å thick, so that atoms "
+                f"see their own images: repeat it to {2.0 * CUTOFF:g} Å or more"
+            )
+            return
+
+
+def config_text(path: Path, structure: Path, frames: list[Atoms], teacher: dict, temperature: float) -> str:
     """The template filled in."""
     beside = structure.resolve().is_relative_to(path.parent.resolve())
     start = structure.resolve().relative_to(path.parent.resolve()) if beside else structure.resolve()
     return TEMPLATE.format(
-        file=path,
+        file=quote(str(path)),
         name=toml(path.stem),
         teacher=teacher["name"],
-        formula=atoms.get_chemical_formula(empirical=True),
+        formula=formulas(frames),
+        cutoff=CUTOFF,
         directory=f"{path.stem}-runs",
         directory_toml=toml(f"{path.stem}-runs"),
         teacher_table="\n".join(f"{key} = {toml(value)}" for key, value in teacher.items()),
@@ -138,8 +160,8 @@ def config_text(path: Path, structure: Path, atoms: Atoms, teacher: dict, temper
         structure=toml(str(start)),
         temperature=temperature,
         temperatures=toml([temperature, 1.5 * temperature]),
-        densities=densities(atoms),
-        time_step=time_step(atoms),
+        densities=densities(frames),
+        time_step=min(map(time_step, frames)),
         cost="Where that is too slow, let a cheaper calculator run: the teacher labels the frames.",
     )
 
@@ -150,12 +172,19 @@ def time_step(atoms: Atoms) -> float:
     return 0.5 if lightest < LIGHT else 1.0 if lightest < MIDDLE else 2.0
 
 
-def densities(atoms: Atoms) -> str:
-    """A line with densities around that of a periodic structure; none for others."""
-    if not atoms.pbc.all():
+def densities(frames: list[Atoms]) -> str:
+    """A line with densities around those of bulk structures; none where there is vacuum, which has none."""
+    if not all(atoms.pbc.all() and max(gaps(atoms)) < VACUUM for atoms in frames):
         return ""
-    around = [round(float(density(atoms)) * factor, 4) for factor in (0.95, 1.0, 1.05)]
-    return f"densities = {toml(around)} # g/cm3\n"
+    found = [float(density(atoms)) for atoms in frames]
+    around = [0.95 * min(found), float(np.mean(found)), 1.05 * max(found)]
+    return f"densities = {toml([round(value, 4) for value in around])} # g/cm3\n"
+
+
+def formulas(frames: list[Atoms]) -> str:
+    """What the frames consist of, for people."""
+    found = list(dict.fromkeys(atoms.get_chemical_formula(empirical=True) for atoms in frames))
+    return ", ".join(found[:MOST_NAMED]) + (" and others" if len(found) > MOST_NAMED else "")
 
 
 def toml(value) -> str:
