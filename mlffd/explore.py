@@ -103,9 +103,9 @@ def explore(
 
     Returns:
         The report: ``trajectories`` (``title``, ``steps`` done, ``cut_because`` it blew up or was lost),
-        ``n_cut``, ``candidates`` and ``chosen`` (numbers of frames; fewer are chosen where no more are new),
-        ``novelty`` of ``chosen`` and ``rest`` (median and largest). When it has been written before for the
-        same settings, students and known frames, nothing is done again.
+        ``n_cut``, ``candidates``, ``wanted`` and ``chosen`` (numbers of frames; fewer are chosen where no
+        more are new), ``novelty`` of ``chosen`` and ``rest`` (median and largest). When it has been written
+        before for the same settings, students and known frames, nothing is done again.
 
     Raises:
         ConfigError: settings that cannot be meant. MlffdError: no candidate is left.
@@ -124,7 +124,8 @@ def explore(
     runs = _Runs(engines[0], settings, read_starts(starts) if starts else known)
     candidates = runs.candidates()
     chosen, novelty = _choose(candidates, known, engines, runs, settings)
-    report = {"key": key, **runs.report(), "candidates": len(candidates), "chosen": len(chosen)}
+    report = {"key": key, **runs.report(), "candidates": len(candidates), "wanted": settings.frames}
+    report["chosen"] = len(chosen)
     report["novelty"] = {"of": NOVELTY[settings.selection], **novelty}
     with replacing(output) as part:
         part.touch()  # ASE writes no file of no frames

@@ -30,6 +30,7 @@ import torch
 
 from mlffd.bundle import Bundle, read_bundle, write_bundle
 from mlffd.config import settings_from
+from mlffd.dataset.frames import check_apart
 from mlffd.dataset.store import LabelledSet
 from mlffd.engine import Engine
 from mlffd.environment import commit, cpu_model, device_name, installed_version, load_average
@@ -126,7 +127,7 @@ def sweep(labels: LabelledSet, held_out: LabelledSet, settings: SweepConfig, fol
     done = finished(folder / "sweep.json", fingerprint)
     if done is not None:
         return done
-    check_apart(labels, held_out)
+    check_apart(labels.structures, held_out.structures)
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
         train_candidate(name, student, labels, held_out, settings, folder)
@@ -170,18 +171,6 @@ def finished(path: Path, fingerprint: str) -> dict | None:
     except (FileNotFoundError, ValueError):
         return None
     return result if isinstance(result, dict) and result.get("fingerprint") == fingerprint else None
-
-
-def check_apart(labels: LabelledSet, held_out: LabelledSet) -> None:
-    """Refuse held-out frames that students are trained on.
-
-    Raises:
-        ConfigError: naming the first.
-    """
-    trained_on = {atoms.positions.tobytes() for atoms in labels.structures}
-    for number, atoms in enumerate(held_out.structures):
-        if atoms.positions.tobytes() in trained_on:
-            raise ConfigError(f"held-out frame {number} is among the frames of training: give others")
 
 
 def train_candidate(

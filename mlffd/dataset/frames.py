@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Structures from files, read in one way wherever frames come in."""
 
+from collections.abc import Sequence
+
 import ase.io
+from ase import Atoms
 from ase.io.formats import UnknownFileTypeError
 
-from mlffd.errors import LabelError
+from mlffd.errors import ConfigError, LabelError
 
 
 def read_frames(path):
@@ -23,3 +26,15 @@ def read_frames(path):
     if not frames:
         raise LabelError(f"{path} holds no structures")
     return frames
+
+
+def check_apart(trained_on: Sequence[Atoms], held_out: Sequence[Atoms]) -> None:
+    """Refuse held-out frames that students are trained on.
+
+    Raises:
+        ConfigError: naming the first.
+    """
+    known = {atoms.positions.tobytes() for atoms in trained_on}
+    for number, atoms in enumerate(held_out):
+        if atoms.positions.tobytes() in known:
+            raise ConfigError(f"held-out frame {number} is among the frames of training: give others")
