@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import ase.io
 import numpy as np
@@ -16,11 +17,16 @@ from ase.build import bulk, fcc111, molecule
 
 from mlffd.__main__ import main
 from mlffd.bundle import read_bundle
+from mlffd.dataset.frames import read_frames
+from mlffd.dataset.sample import sample
 from mlffd.dataset.store import join_labels, read_labels
 from mlffd.distill.config import LoopConfig, read_plan
 from mlffd.distill.loop import LoopRound, reason_to_end
+from mlffd.distill.run import Distillation
+from mlffd.errors import ConfigError
 from mlffd.fidelity.report import report
 from mlffd.files import lock
+from mlffd.teachers import load_teacher
 from mlffd.train.loop import train
 
 CONFIG = """
@@ -197,6 +203,40 @@ def test_a_student_of_shuffled_labels_fails_its_report(finished, tmp_path):
     assert read_bundle(tmp_path / "judged.mlffd").verdict.startswith("fidelity of student: FAILED")
 
 
+@pytest.mark.parametrize(
+    ("max_labels", "frames", "wanted"), [(40, 12, 5), (5, 12, 5), (40, 4, 4), (18, 12, 5)]
+)
+def test_a_labelled_round_outlives_a_change_of_the_budget(config, max_labels, frames, wanted):
+    """Seen to catch: a budget that was raised wanted a paid round found anew, and stuck at its labels."""
+    text = config.read_text().replace("max_labels = 40", f"max_labels = {max_labels}")
+    config.write_text(text.replace("frames = 12", f"frames = {frames}"))
+    run = Distillation(config, None)
+    assert run.frames_to_find(1, 16) == min(frames, max_labels - 16)
+    run.directory.mkdir()
+    run.path("round1.xyz.json").write_text(json.dumps({"wanted": 5}))
+    assert run.frames_to_find(1, 16) == min(frames, max_labels - 16), "not labelled yet"
+    run.path("round1.h5").touch()
+    assert run.frames_to_find(1, 16) == wanted
+
+
+def test_held_out_frames_of_the_rounds_are_refused(config, monkeypatch):
+    """The same stage in [test] as in a round; seen to catch: a report that judged by frames of training."""
+    text = config.read_text().replace("workers = 2", "workers = 1")
+    rounds = text[text.index("[[rounds]]") : text.index("[loop]")]
+    test = rounds.replace("[[rounds]]", "[test]").replace("[[rounds.stages]]", "[[test.stages]]")
+    before, after = text[: text.index("[test]")], text[text.index("[fidelity]") :]
+    config.write_text(before + test.replace("[90, 150]", "[150]") + after)
+    run = Distillation(config, lambda spec: load_teacher(spec).calculator)
+    run.directory.mkdir()
+    settings = run.config.rounds[0]
+    sample(run.sampling(settings, 0, None), run.path("round0.xyz"), run.load_calculator)
+    known = read_frames(run.path("round0.xyz"))
+    monkeypatch.setattr(Distillation, "labels_before", lambda self, n: SimpleNamespace(structures=known))
+    with pytest.raises(ConfigError, match="held-out frame 0 is among the frames of training"):
+        run.hold_out(1, run.path("final.mlffd"))
+    assert not run.path("test.h5").exists(), "and nothing is paid for"
+
+
 def kill_when_there_is(config, landmark) -> None:
     """Start the command line and end it without warning once ``landmark`` has appeared."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -290,7 +330,7 @@ def test_two_runs_at_once_are_not_mixed(config, capsys):
 
 
 def test_a_config_for_several_structures_in_a_folder_that_is_not_there(tmp_path, monkeypatch, capsys):
-    """The lightest atom of all frames decides on the time step; seen to fail when that of the last one did."""
+    """The lightest atom of all frames decides on the time step; seen to fail when that of the last did."""
     monkeypatch.chdir(tmp_path)
     ase.io.write("all mine.xyz", [molecule("CH3OH"), molecule("CO")])
     assert main(["distill", "new folder/my.toml", "--init", "all mine.xyz", "--teacher", "lj"]) == 0

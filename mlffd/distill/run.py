@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: MIT
 """The whole distillation: rounds of sampling, the on-policy loop, the final student, and its report."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from ase.calculators.calculator import Calculator as AseCalculator
 
+from mlffd.dataset.frames import check_apart, read_frames
 from mlffd.dataset.label import label
 from mlffd.dataset.plan import locate, names
 from mlffd.dataset.plan import plan as plan_sampling
@@ -93,7 +95,7 @@ class Distillation:
         n_rounds = self.explore() if self.plan.loop else len(self.config.rounds)
         final = self.train_final(n_rounds)
         self.say("held-out frames")
-        self.sample_and_label("test", self.config.test, n_rounds, final)
+        self.hold_out(n_rounds, final)
         return self.report(final)
 
     def say(self, text: str) -> None:
@@ -111,6 +113,17 @@ class Distillation:
         sampling = self.sampling(settings, number, student)
         sample(sampling, self.path(f"{name}.xyz"), self.load_calculator, directory=self.home)
         self.label(name, hessian_rows)
+
+    def hold_out(self, n_rounds: int, student: Path) -> None:
+        """The held-out frames and their labels.
+
+        Raises:
+            ConfigError: one of them is among those of the rounds.
+        """
+        sampling = self.sampling(self.config.test, n_rounds, student)
+        sample(sampling, self.path("test.xyz"), self.load_calculator, directory=self.home)
+        check_apart(self.labels_before(n_rounds).structures, read_frames(self.path("test.xyz")))
+        self.label("test")
 
     def sampling(self, settings: dict, number: int, student: Path | None) -> dict:
         """A sampling config, with its student and the frames of the round before named by path."""
@@ -184,7 +197,7 @@ class Distillation:
     def explore_once(self, number: int, n_labels: int) -> LoopRound:
         """One round: run drafts, choose what is new, label it, and see how wrong the draft was there."""
         drafts, settings = self.train_drafts(number), self.plan.exploration
-        frames = min(settings.frames, self.plan.loop.max_labels - n_labels)
+        frames = self.frames_to_find(number, n_labels)
         settings = replace(settings, frames=frames, seed=settings.seed + number)
         known = self.labels_before(number).structures
         found = explore(drafts, settings, known, self.path(f"round{number}.xyz"), self.home)
@@ -194,6 +207,16 @@ class Distillation:
             errors = evaluate_bundle(drafts[0], self.path(f"round{number}.h5"))
             n_found, force_mae = errors["n_frames"], errors["force_mae_mev_per_angstrom"]
         return LoopRound(number, n_labels, found["n_cut"], len(found["trajectories"]), n_found, force_mae)
+
+    def frames_to_find(self, number: int, n_labels: int) -> int:
+        """As many as the budget allows; a round that is labelled stays as it is when that is changed."""
+        frames = self.plan.exploration.frames
+        found = self.path(f"round{number}.xyz.json")
+        if self.path(f"round{number}.h5").exists() and found.exists():
+            wanted = json.loads(found.read_text()).get("wanted")
+            if wanted is not None and wanted <= frames:
+                return wanted
+        return min(frames, self.plan.loop.max_labels - n_labels)
 
     # the report
 
