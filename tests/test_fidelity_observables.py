@@ -11,6 +11,7 @@ from ase import Atoms
 from mlffd.fidelity.beside import Pair
 from mlffd.fidelity.compare import compare
 from mlffd.fidelity.diffusion import compare_diffusion
+from mlffd.fidelity.motion import drift_line
 from mlffd.fidelity.observables import (
     bin_centers,
     bond_angles,
@@ -235,6 +236,21 @@ def test_run_off_its_temperature_is_said(temperatures, says):
     found = compare(Pair(runs[:1], runs[1:], time_step=1.0, temperature=300.0), 5.0)
     assert len(found.lines) >= 5
     assert all((says or "run was at") in line["note"] for line in found.lines) == bool(says)
+
+
+def test_survivors_do_not_speak_for_all():
+    """Seen to catch: bars on structure and drift passed by the one replica that did not blow up."""
+    argon = Atoms(["Ar"] * 40, cell=[12.0] * 3, pbc=True)
+    runs = [recording(argon, 3.0 * walk(40, 40, 0.8, k)) for k in range(3)]
+    runs = [replace(run, temperatures=np.full(40, 300.0)) for run in runs]
+    pair = Pair(runs[:1], runs[1:2], time_step=1.0, temperature=300.0)
+    assert all("1 of 2 replicas blew up" in line["doubt"] for line in compare(pair, 5.0, n_lost=1).lines)
+    assert not any("blew up" in line["doubt"] for line in compare(pair, 5.0).lines)
+    moving = [
+        replace(run, conserved=np.random.default_rng(k).standard_normal(40)) for k, run in enumerate(runs)
+    ]
+    assert drift_line(moving, 1.0)["doubt"] == ""
+    assert drift_line([*moving[:2], replace(runs[2], cut="too hot")], 1.0)["doubt"] == "1 blew up"
 
 
 def test_molecule_does_not_diffuse():

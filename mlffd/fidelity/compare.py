@@ -11,16 +11,15 @@ from mlffd.fidelity.statistics import combined, mean_with_error, n_independent
 from mlffd.fidelity.structure import compare_bonds, compare_rdfs
 
 
-def compare(pair: Pair, rdf_range: float, remark: str = "") -> Findings:
-    """Structure, pressure and diffusion; each line's note begins with the remark."""
+def compare(pair: Pair, rdf_range: float, n_lost: int = 0) -> Findings:
+    """Structure, pressure and diffusion; ``n_lost`` replicas that are not in the pair leave all in doubt."""
     found = compare_rdfs(pair, rdf_range)
     for part in (compare_bonds(pair), compare_pressure(pair), compare_diffusion(pair)):
         found.add(part)
-    doubt = temperature_remark(pair)
-    remark = notes(remark, doubt)
+    lost = f"{n_lost} of {n_lost + len(pair.teacher)} replicas blew up" if n_lost else ""
+    doubt = notes(lost, temperature_remark(pair))
     found.lines = [
-        {**one, "note": notes(remark, one["note"]), "doubt": notes(doubt, one["doubt"])}
-        for one in found.lines
+        {**one, "note": notes(doubt, one["note"]), "doubt": notes(doubt, one["doubt"])} for one in found.lines
     ]
     return found
 

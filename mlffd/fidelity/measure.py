@@ -47,7 +47,12 @@ from mlffd.files import write_atomically
 from mlffd.teachers import load_teacher
 
 FORMAT = 1
-CODE = [sha256_of(path) for path in sorted(Path(__file__).parent.glob("*.py"))]
+ROOM = Path(__file__).parent
+MEASURING = [
+    *sorted(ROOM.glob("*.py")),
+    *(ROOM.parent / f"{name}.py" for name in ("dynamics", "replicas", "speed")),
+]
+CODE = [sha256_of(path) for path in MEASURING]
 NO_MATTER = ("parts", "workers")  # settings on which no figure depends
 PACKAGES = ("mlffd", "torch", "numpy", "ase", "sevenn")
 
@@ -286,8 +291,7 @@ class Measurement:
         if not whole:
             return nothing("no replica came through with both teacher and student", BY_TRAJECTORIES[1:])
         pair = Pair(*zip(*whole), settings.time_step, settings.temperature)
-        remark = "" if len(whole) == len(settled) else f"{len(whole)} of {len(settled)} replicas came through"
-        return vars(compare(pair, settings.rdf_range, remark))
+        return vars(compare(pair, settings.rdf_range, n_lost=len(settled) - len(whole)))
 
 
 WORST = "worst.xyz"

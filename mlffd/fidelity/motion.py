@@ -28,7 +28,10 @@ def cut_line(name: str, runs: Runs, replicas: Sequence[Recording], temperature: 
 
 
 def drift_line(replicas: Sequence[Recording], time_step: float) -> dict:
-    """Drift of the total energy at constant energy: one slope through all replicas that came through."""
+    """Drift of the total energy at constant energy: one slope through all replicas that came through.
+
+    Those that did not leave the line in doubt: survivors say too much good of a student.
+    """
     whole = [replica for replica in replicas if replica.cut is None and len(replica) > 2]
     if not whole:
         sane = any(replica.cut is None for replica in replicas)
@@ -42,7 +45,11 @@ def drift_line(replicas: Sequence[Recording], time_step: float) -> dict:
     note += f"float32; fluctuations {spread:.2g} meV/atom"
     if not abs(error) < 1.0:  # a run of some ps says little of a ns
         note += f"; too short for less than {abs(error):.2g} meV/atom/ns"
-    return line("energy_drift", slope, error, note)
+    doubt = "" if np.isfinite(error) else "too short to judge: no error"
+    n_cut = sum(replica.cut is not None for replica in replicas)
+    if n_cut:
+        doubt = f"{n_cut} blew up"
+    return line("energy_drift", slope, error, note, doubt)
 
 
 def trajectory_table(title: str, replicas: Sequence[Recording], settings: FidelityConfig) -> dict:
