@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -11,14 +11,18 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write to, which takes its place when the block ends without an error.
 
-    A reader sees the old content or the new one, never a part, whenever the writer is killed.
+    A reader sees the old content or the new one, never a part, whenever the writer is killed. An OSError
+    of a full disk or a missing folder names ``path``.
     """
     part = path.with_name(path.name + ".part")
     try:
         yield part
         os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(part)):
+            error.filename = str(path)
         raise
 
 

@@ -536,3 +536,10 @@ def test_a_teacher_that_fails_is_said_in_the_report_and_asked_again(liquid, held
     assert [path.name.partition("_")[2] for path in (tmp_path / "report/parts").glob("*.json")] == [
         "errors.json"
     ]
+
+
+def test_labels_made_elsewhere_have_no_teacher_here(liquid, held_out, tmp_path):
+    """Seen to fail when all teachers there are were listed and the way out was not."""
+    strangers = replace(held_out, metadata={**held_out.metadata, "teacher": {"name": "their DFT"}})
+    with pytest.raises(ConfigError, match="'their DFT', which cannot be run here: with --teacher none"):
+        report(student_at(tmp_path / "s.mlffd"), strangers, None, QUICK, {}, tmp_path / "report")

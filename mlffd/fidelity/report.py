@@ -6,9 +6,11 @@ from pathlib import Path
 
 from mlffd.bundle import read_bundle, write_bundle
 from mlffd.dataset.store import LabelledSet
+from mlffd.errors import ConfigError, TeacherError
 from mlffd.fidelity.config import FidelityConfig
 from mlffd.fidelity.measure import measure
 from mlffd.report import check_bars, judge, write_page
+from mlffd.teachers import facts_of
 from mlffd.verdict import AFTER, BEFORE, FAILED, describe
 
 NONE = "none"  # in place of a teacher's name
@@ -59,6 +61,13 @@ def teacher_of(held_out: LabelledSet, teacher: dict | str | None) -> dict | str 
     if teacher is not None:
         return teacher
     labelled_by = held_out.metadata["teacher"]
+    try:
+        facts_of(labelled_by["name"])
+    except TeacherError as error:  # labels that were made elsewhere
+        raise ConfigError(
+            f"the held-out labels are by {labelled_by['name']!r}, which cannot be run here: "
+            "with --teacher none all is left out that needs it"
+        ) from error
     return {"name": labelled_by["name"], **labelled_by.get("settings", {})}
 
 
