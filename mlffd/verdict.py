@@ -26,6 +26,7 @@ FORMAT = 1
 PASSED, FAILED, NOT_JUDGED = "passed", "failed", "not judged"
 BEFORE, AFTER = "before training", "after training"  # when bars were written
 CLOSE = "within its error of the bar"  # a remark
+EDITED = "; it was edited"
 DOUBTFUL = "not to be judged by"
 COARSE = "too short to judge: its error is larger than the bar"
 BAR_KEYS = ("at_most", "at_least")
@@ -195,9 +196,9 @@ def sentence(metadata: dict, weights_sha256: str) -> str:
 def _doubts(entry: dict, again: dict, metadata: dict) -> str:
     """What is wrong with the report that a bundle carries, beside its verdict."""
     if entry["verdict"] != again["verdict"]:
-        return f"; it was edited: the verdict in the file is {str(entry['verdict'])[:40]!r}"
+        return f"{EDITED}: the verdict in the file is {str(entry['verdict'])[:40]!r}"
     if _digest(entry) != entry["sha256"]:
-        return "; it was edited"
+        return EDITED
     if again["bars_written"] != BEFORE:
         return "; its bars were written after training"
     first = metadata.get("bars", {})
@@ -210,6 +211,8 @@ def _sentence(judged: dict, doubts: str) -> str:
     date = str(judged["date"])[:20]
     if judged["verdict"] == NOT_JUDGED:
         return f"NOT JUDGED: its report of {date} has no bars{doubts}"
+    if judged["verdict"] == PASSED and doubts.startswith(EDITED):
+        return f"NOT JUDGED: its report of {date} would pass{doubts}"
     lines = [line for line in judged["lines"] if line["bar"]]
     if judged["verdict"] == PASSED:
         return f"passed, {len(lines)} of {len(lines)} bars of its report of {date}{but_close(lines)}{doubts}"

@@ -187,9 +187,9 @@ def loosen_the_bar(metadata):
     ("value", "change", "said"),
     [
         (27.0, call_it_passed, "FAILED, 1 of 2 .*it was edited: the verdict in the file is 'passed'"),
-        (27.0, lower_the_error, "passed, 2 of 2 .*it was edited: the verdict in the file is 'failed'"),
-        (12.0, lower_the_error, "passed, 2 of 2 .*it was edited"),
-        (27.0, loosen_the_bar, "passed.*it was edited"),
+        (27.0, lower_the_error, "NOT JUDGED: .* it was edited: the verdict in the file is 'failed'"),
+        (12.0, lower_the_error, "NOT JUDGED: .* would pass; it was edited"),
+        (27.0, loosen_the_bar, "NOT JUDGED: .* it was edited"),
         (12.0, lambda m: m["fidelity"].update(weights_sha256="0" * 64), "NOT JUDGED: .*other weights"),
         (12.0, lambda m: m["bars"].update(force_mae=1.0), "its bars are not those that were written before"),
         (12.0, lambda m: m.pop("bars"), "its bars are not those that were written before"),
@@ -209,7 +209,8 @@ def loosen_the_bar(metadata):
     ],
 )  # fmt: skip
 def test_what_was_changed_in_the_file_is_said_in_one_line(tmp_path, value, change, said):
-    """Seen to catch: the verdict in the file taken for granted, errors that got out, a second line."""
+    """Seen to catch: the verdict in the file taken for granted, an edited report that passed, errors that got
+    out, a second line."""
     bundle, path = judged_bundle(value), tmp_path / "water.mlffd"
     write_bundle(path, bundle.student, bundle.metadata)
     edit(path, change)
