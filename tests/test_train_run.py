@@ -188,9 +188,9 @@ def test_training_starts_from_a_student(labels, whole, tmp_path):
         train(labels, {**STUDENT, "channels": 7}, still, tmp_path / "other.mlffd", start_from=start)
 
 
-def test_patience_keeps_the_best_weights(labels, tmp_path, monkeypatch):
-    """Saw: the last weights written, and a run that goes on for ever after the best epoch was resumed."""
-    losses, seen = iter([0.5, 0.2, 0.3, 0.25, 0.1]), []
+def scripted_losses(monkeypatch, losses) -> list:
+    """Let validation find these losses; returns the list that gets the weights it was asked to judge."""
+    losses, seen = iter(losses), []
 
     def scripted(student, frames, config=None):
         if config is None:
@@ -199,12 +199,29 @@ def test_patience_keeps_the_best_weights(labels, tmp_path, monkeypatch):
         return {"loss": next(losses)}
 
     monkeypatch.setattr(loop, "evaluate", scripted)
+    return seen
+
+
+def test_patience_keeps_the_best_weights(labels, tmp_path, monkeypatch):
+    """Saw: the last weights written, and a run that goes on for ever after the best epoch was resumed."""
+    seen = scripted_losses(monkeypatch, [0.5, 0.2, 0.3, 0.25, 0.1])
     config = dataclasses.replace(CONFIG, epochs=9, patience=2)
     bundle = train(labels, STUDENT, config, tmp_path / "s.mlffd")
     assert len(seen) == 4
     assert bundle.metadata["training"]["best_epoch"] == 2
     assert same(bundle.student.cast(torch.float32).state_dict(), seen[1])
     assert not same(seen[1], seen[3])
+
+
+@pytest.mark.parametrize(("given", "epoch"), [(False, 3), (True, 2)])
+def test_frames_drawn_from_the_labels_choose_no_epoch(given, epoch, labels, tmp_path, monkeypatch):
+    """Saw: the epoch that a few frames of one trajectory liked best."""
+    seen = scripted_losses(monkeypatch, [0.5, 0.2, 0.3])
+    validation = neon_argon(2) if given else None
+    config = dataclasses.replace(CONFIG, epochs=3)
+    bundle = train(labels, STUDENT, config, tmp_path / "s.mlffd", validation=validation)
+    assert bundle.metadata["training"]["best_epoch"] == epoch
+    assert same(bundle.student.cast(torch.float32).state_dict(), seen[epoch - 1])
 
 
 def test_members_of_a_committee_are_single_students_of_their_seeds(labels, tmp_path):

@@ -20,7 +20,7 @@ class TrainState:
 
     student: TrainedStudent
     averaged: TrainedStudent  # running average of the weights
-    best: TrainedStudent  # that average in the epoch with the least validation loss
+    best: TrainedStudent  # that average in the epoch that counts
     optimizer: torch.optim.Optimizer
     facts: dict  # for the bundle, as they were given when training began
     epoch: int = 0

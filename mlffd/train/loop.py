@@ -48,8 +48,9 @@ def train(
 
     After each epoch a checkpoint lies beside ``output``, and a line of metrics in ``OUTPUT.metrics.jsonl``; a
     run that was stopped goes on from it and ends with the same weights, and one that had finished returns
-    what it wrote. The student written is the running average of the weights in the epoch with the least
-    validation loss. Under torchrun every process takes a share of each batch, and the first one writes.
+    what it wrote. The student written is the running average of the weights: with ``validation`` or patience
+    that of the epoch with the least validation loss, else that of the last one. Under torchrun every process
+    takes a share of each batch, and the first one writes.
 
     Args:
         validation: frames to validate with; without it some of ``labels``, see ``mlffd.train.frames.split``.
@@ -81,6 +82,8 @@ def train(
         print(f"mlffd: {note}", file=sys.stderr)
     state = begin(student, config.learning_rate, facts or {})
     resume(state, checkpoint, fingerprint)
+    # a few frames drawn from the labels, all of one trajectory perhaps, are a poor judge of epochs
+    choose_best = validation is not None or config.patience > 0
     log = None
     if ranks.rank == 0:
         board = beside(output, "tensorboard") if tensorboard else None
@@ -88,7 +91,7 @@ def train(
         save(state, checkpoint, fingerprint)
     with tqdm(total=config.epochs, initial=state.epoch, unit="epoch", disable=ranks.rank > 0) as progress:
         while state.epoch < config.epochs and not out_of_patience(state, config):
-            line = run_epoch(state, training_frames, validation_frames, config, ranks)
+            line = run_epoch(state, training_frames, validation_frames, config, ranks, choose_best)
             if log:
                 save(state, checkpoint, fingerprint)
                 log.add(line)
@@ -124,7 +127,12 @@ SHOWN = ("loss", "validation_loss", "force_mae_mev_per_angstrom", "energy_mae_me
 
 
 def run_epoch(
-    state: TrainState, training: list[Frame], validation: list[Frame], config: TrainConfig, ranks: Ranks
+    state: TrainState,
+    training: list[Frame],
+    validation: list[Frame],
+    config: TrainConfig,
+    ranks: Ranks,
+    choose_best: bool,
 ) -> dict:
     """One pass over the training frames in an order fixed by seed and epoch; returns its line of metrics."""
     start = time.monotonic()
@@ -137,7 +145,7 @@ def run_epoch(
     state.epoch += 1
     errors = evaluate(state.averaged, validation, config) if ranks.rank == 0 else {"loss": 0.0}
     validation_loss = ranks.from_first(errors.pop("loss"))
-    if validation_loss <= state.best_loss:
+    if validation_loss <= state.best_loss or (not choose_best and math.isfinite(validation_loss)):
         state.best_loss, state.best_epoch = validation_loss, state.epoch
         state.best.load_state_dict(state.averaged.state_dict())
     scalars = {name: value for name, value in errors.items() if isinstance(value, float)}
