@@ -25,6 +25,7 @@ from mlffd.fidelity.observables import (
 )
 from mlffd.fidelity.statistics import (
     block_means,
+    difference_with_error,
     grouped_error,
     jackknife,
     mean_with_error,
@@ -147,6 +148,21 @@ def test_error_of_an_average_over_correlated_frames():
     assert mean_with_error([series[: n // 2], series[n // 2 :]])[1] == pytest.approx(expected, rel=0.15)
     assert statistical_inefficiency(random.normal(size=4000)) == pytest.approx(1.0, abs=0.15)
     assert statistical_inefficiency(np.full(50, 3.0)) == 50
+
+
+def test_error_of_a_difference_of_replicas_that_differ():
+    """As pressures at several densities; seen to catch: their differences taken for an error, which no bar
+    on the pressure could then be below."""
+    random = np.random.default_rng(2)
+    deviations = []
+    for _ in range(200):
+        series, others = (
+            [one + 100.0 * k for k, one in enumerate(random.standard_normal((4, 50)))] for _ in range(2)
+        )
+        difference, error = difference_with_error(series, others)
+        deviations.append(difference / error)
+    assert error < 0.5
+    assert 0.7 < np.sqrt(np.mean(np.square(deviations))) < 1.3
 
 
 def test_jackknife_of_a_mean_is_its_standard_error():

@@ -7,7 +7,7 @@ from mlffd.fidelity.beside import Findings, Pair, notes, short, temperature_rema
 from mlffd.fidelity.diffusion import compare_diffusion
 from mlffd.fidelity.lines import line
 from mlffd.fidelity.observables import pressure
-from mlffd.fidelity.statistics import combined, mean_with_error, n_independent
+from mlffd.fidelity.statistics import difference_with_error, mean_with_error, n_independent
 from mlffd.fidelity.structure import compare_bonds, compare_rdfs
 
 
@@ -40,4 +40,4 @@ def compare_pressure(pair: Pair) -> Findings:
     (teacher, error), (student, error_2) = map(mean_with_error, series)
     both = f"teacher {teacher:.4g} ± {error:.2g}, student {student:.4g} ± {error_2:.2g} GPa"
     doubt = short(n_independent(series[0]))
-    return Findings([line("pressure_difference", student - teacher, combined(error, error_2), both, doubt)])
+    return Findings([line("pressure_difference", *difference_with_error(*series), both, doubt)])

@@ -70,6 +70,20 @@ def mean_with_error(series: Sequence[np.ndarray]) -> tuple[float, float]:
     return float(joined.mean()), float(error)
 
 
+def difference_with_error(series: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Mean of ``others`` less that of ``series``, replica by replica, and its standard error.
+
+    The k-th replicas of both are of the same conditions, in which replicas may differ: by how much their
+    means do is no error. From three replicas on, the error is at least what their differences say.
+    """
+    differences = np.array([other.mean() - one.mean() for one, other in zip(series, others)])
+    within = [mean_with_error([one])[1] for one in (*series, *others)]
+    error = combined(*within) / len(differences)
+    if len(differences) >= 3:
+        error = np.fmax(error, differences.std(ddof=1) / np.sqrt(len(differences)))
+    return float(differences.mean()), float(error)
+
+
 def combined(*errors: float) -> float:
     """Error of a sum or a difference of independent figures."""
     return float(np.sqrt(np.sum(np.square(errors))))
