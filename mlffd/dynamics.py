@@ -86,7 +86,8 @@ class Trajectories:
         time_constant: fs, of the thermostat; the friction is its inverse.
         seed: of all random numbers; or one seed a structure, which then fixes them whatever runs beside it.
         slow: forces that really act, too dear for every step. ``evaluate`` is then the fast force at every
-            step, and what ``slow`` differs from it acts as an impulse every ``slow_every`` steps.
+            step, and what ``slow`` differs from it acts as an impulse every ``slow_every`` steps: at most a
+            quarter of the period of any vibration on which they differ.
         fixed_center: the center of mass does not move: right for forces that only atoms exert on each other.
         first_step: steps already done by the run that this one goes on with, from structures with momenta.
         max_force: eV/Å; a replica with an atom beyond it is cut.
