@@ -233,7 +233,8 @@ def describe(line: dict) -> str:
     value = line["remark"] if line["value"] is None else f"{line['value']:.4g}"
     unit = f" {line['unit']}" if line.get("unit") else ""
     doubt = f", {DOUBTFUL}" if line["remark"] not in ("", CLOSE) and line["value"] is not None else ""
-    return f"{line['name']} {value} ({describe_bar(line['bar'])}{unit}{doubt})"
+    size = " in magnitude" if (line["value"] or 0.0) < 0.0 and "at_most" in line["bar"] else ""
+    return f"{line['name']} {value} ({describe_bar(line['bar'])}{unit}{size}{doubt})"
 
 
 def describe_bar(bar: dict) -> str:

@@ -297,6 +297,8 @@ def test_when_exploring_ends(last, n_labels, reason):
         (("hot_steps = 400", "hot_step = 400"), "did you mean 'hot_steps'"),
         (("force_mae = 4\n", "force_mea = 4\n"), "did you mean 'force_mae'"),
         (("[student]", "[student"), "not valid TOML"),
+        (("workers = 2", "workers = 0"), "workers must be at least 1, not 0"),
+        (("workers = 2", "hessian_rows = -1"), "hessian_rows must be at least 0, not -1"),
         (('calculator = { name = "lj", rc = 6.0 }', 'calculator = "student"'), "first round"),
     ],
 )  # fmt: skip

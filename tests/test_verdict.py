@@ -14,7 +14,7 @@ from mlffd.bundle import METADATA_KEY, Bundle, complete_metadata, read_bundle, w
 from mlffd.errors import BundleError, ConfigError
 from mlffd.repair import repair
 from mlffd.report import check_bars, judge
-from mlffd.verdict import AFTER, BEFORE
+from mlffd.verdict import AFTER, BEFORE, describe
 
 
 def line(name: str, value, error=None) -> dict:
@@ -251,3 +251,10 @@ def test_a_report_goes_with_its_weights_only(path, tmp_path):
     other = random_student("painn")
     assert "fidelity" not in write_bundle(tmp_path / "other", other, kept.metadata).metadata
     assert "fidelity" not in write_bundle(tmp_path / "odd", other, {"fidelity": 5}).metadata
+
+
+def test_a_value_too_low_is_said_to_fail_by_its_magnitude():
+    """-2.4 (at most 1) reads as if it passed."""
+    drift = {"name": "energy_drift", "value": -2.4, "error": 0.1, "unit": "meV/atom/ns"}
+    (failed,) = judge({"lines": [drift]}, {"energy_drift": 1})["lines"]
+    assert describe(failed) == "energy_drift -2.4 (at most 1 meV/atom/ns in magnitude)"

@@ -57,6 +57,17 @@ class DistillConfig:
     fidelity: dict = field(default_factory=dict)
     bars: dict = field(default_factory=dict)
 
+    def __post_init__(self):
+        """Refuse numbers of processes and rows that cannot be meant.
+
+        Raises:
+            ConfigError: naming the first one.
+        """
+        for name, least in (("workers", 1), ("hessian_rows", 0)):
+            value = getattr(self, name)
+            if isinstance(value, int) and value < least:
+                raise ConfigError(f"{name} must be at least {least}, not {value}")
+
 
 @dataclass(frozen=True)
 class DistillPlan:
