@@ -41,9 +41,11 @@ def compare_rdfs(pair: Pair, rdf_range: float) -> Findings:
         found.curves.append(curve(f"{title} {name}", r, ("r, Å", unit), *curves))
         peaks = [replica_jackknife(parts, lambda b: first_peak(r, quotient(b))) for parts in blocks]
         rows.append([name, *(part[k] for k in (0, 1) for peak in peaks for part in peak)])
-        doubt = notes(too_short(*peaks[0]), doubts.get(name, ""))
-        positions.append(line(f"rdf_peak_position_{name}", *shift(peaks), remark, doubt))
-        heights.append(line(f"rdf_peak_height_{name}", *growth(peaks), remark, doubt))
+        sure = all(np.isfinite(errors).all() for _, errors in peaks)
+        doubt = notes("" if sure else "too short to judge: no error", doubts.get(name, ""))
+        note = notes(remark, vague(*peaks[0]))
+        positions.append(line(f"rdf_peak_position_{name}", *shift(peaks), note, doubt))
+        heights.append(line(f"rdf_peak_height_{name}", *growth(peaks), note, doubt))
     found.lines = [*with_worst("rdf_peak_position", positions), *with_worst("rdf_peak_height", heights)]
     columns = ["pair", "teacher, Å", "±", "student, Å", "±"]
     columns += ["teacher, height", "±", "student, height", "±"]
@@ -69,12 +71,13 @@ def quotient(block: np.ndarray) -> np.ndarray:
     return block[0] / block[1]
 
 
-def too_short(peak: np.ndarray, error: np.ndarray) -> str:
-    """A remark on a first peak of the teacher that is not known well enough: position and height."""
+def vague(peak: np.ndarray, error: np.ndarray) -> str:
+    """A remark on a first peak of the teacher that is not known well: position and height. Whether it is well
+    enough for a bar, the verdict tells from the line's error."""
     if error[0] < SURE_POSITION and error[1] < SURE_HEIGHT * peak[1]:
         return ""
     place = f"{peak[0]:.3f} ± {error[0]:.2g} Å"
-    return f"too short to judge: the teacher's peak is at {place}, {peak[1]:.3g} ± {error[1]:.2g} high"
+    return f"a short run: the teacher's peak is at {place}, {peak[1]:.3g} ± {error[1]:.2g} high"
 
 
 def shift(peaks: list) -> tuple[float, float]:
