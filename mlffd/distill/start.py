@@ -91,7 +91,7 @@ replicas = 3
 temperature = {temperature:g} # K
 time_step = {time_step} # fs
 replicas = 2
-teacher_steps = 2000 # the teacher is evaluated at every eighth of them
+teacher_steps = 2000 # the teacher is evaluated at every fourth of them
 student_steps = 20000
 
 [bars] # written before training; the student is judged by these

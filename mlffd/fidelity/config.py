@@ -37,7 +37,7 @@ class FidelityConfig:
     equilibration: int = 2000
     settling: int = 200
     teacher_steps: int = 2000
-    slow_every: int = 8
+    slow_every: int = 4
     student_steps: int = 20000
     interval: int = 16  # steps between frames of the student that are looked at
     hot_steps: int = 10000
