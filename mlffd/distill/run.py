@@ -143,8 +143,8 @@ class Distillation:
         """A path as the config would name it: relative to the config."""
         return str(path.relative_to(self.home)) if path.is_relative_to(self.home) else str(path)
 
-    def label(self, name: str, hessian_rows: int = 0) -> LabelledSet:
-        """The labels of ``NAME.xyz``, made now where they are not there yet."""
+    def label(self, name: str, hessian_rows: int = 0) -> None:
+        """Write the labels of ``NAME.xyz`` to ``NAME.h5``, where they are not there yet."""
         label(
             self.path(f"{name}.xyz"),
             self.config.teacher,
@@ -153,7 +153,6 @@ class Distillation:
             directory=self.home,
             hessian_rows=hessian_rows,
         )
-        return read_labels(self.path(f"{name}.h5"))
 
     def labels_before(self, number: int) -> LabelledSet:
         """The labels of all rounds before round ``number``."""
@@ -183,30 +182,29 @@ class Distillation:
         """Rounds in which a student's own runs find what it does not know; returns the number of rounds."""
         history, number = [], len(self.config.rounds)
         while True:
-            n_labels = len(self.labels_before(number))
-            reason = reason_to_end(history, n_labels, self.plan.loop, self.plan.force_mae_to_reach)
+            labels = self.labels_before(number)
+            reason = reason_to_end(history, len(labels), self.plan.loop, self.plan.force_mae_to_reach)
             if reason:
                 self.say(f"exploring ends: {reason}")
                 return number
-            self.say(f"round {number}: exploring with {n_labels} labels")
-            history.append(self.explore_once(number, n_labels))
+            self.say(f"round {number}: exploring with {len(labels)} labels")
+            history.append(self.explore_once(number, labels))
             self.say(history[-1].summary())
             write_history(self.directory, history)
             number += history[-1].n_found > 0
 
-    def explore_once(self, number: int, n_labels: int) -> LoopRound:
+    def explore_once(self, number: int, labels: LabelledSet) -> LoopRound:
         """One round: run drafts, choose what is new, label it, and see how wrong the draft was there."""
         drafts, settings = self.train_drafts(number), self.plan.exploration
-        frames = self.frames_to_find(number, n_labels)
+        frames = self.frames_to_find(number, len(labels))
         settings = replace(settings, frames=frames, seed=settings.seed + number)
-        known = self.labels_before(number).structures
-        found = explore(drafts, settings, known, self.path(f"round{number}.xyz"), self.home)
+        found = explore(drafts, settings, labels.structures, self.path(f"round{number}.xyz"), self.home)
         n_found, force_mae = found["chosen"], None
         if n_found:
             self.label(f"round{number}", self.config.hessian_rows)
             errors = evaluate_bundle(drafts[0], self.path(f"round{number}.h5"))
             n_found, force_mae = errors["n_frames"], errors["force_mae_mev_per_angstrom"]
-        return LoopRound(number, n_labels, found["n_cut"], len(found["trajectories"]), n_found, force_mae)
+        return LoopRound(number, len(labels), found["n_cut"], len(found["trajectories"]), n_found, force_mae)
 
     def frames_to_find(self, number: int, n_labels: int) -> int:
         """As many as the budget allows; a round that is labelled stays as it is when that is changed."""
