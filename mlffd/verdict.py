@@ -18,6 +18,8 @@ import math
 import re
 import time
 
+from ase.data import atomic_numbers
+
 from mlffd.config import check_keys
 from mlffd.errors import ConfigError
 
@@ -68,7 +70,16 @@ def check_bars(bars: dict, others: tuple[str, ...] = ()) -> dict[str, dict[str, 
     """
     known = (*LINES, *others)
     check_keys(bars, [*known, *(name for name in bars if PAIR.fullmatch(str(name)))], "bars")
-    return {name: _check_bar(name, bar) for name, bar in bars.items()}
+    return {_in_order(name): _check_bar(name, bar) for name, bar in bars.items()}
+
+
+def _in_order(name: str) -> str:
+    """The name of a line with its pair of elements as reports have it, by atomic number: H-O for O-H."""
+    if not PAIR.fullmatch(name):
+        return name
+    whole, _, pair = name.rpartition("_")
+    elements = sorted(pair.split("-"), key=lambda symbol: atomic_numbers.get(symbol, 0))
+    return f"{whole}_{'-'.join(elements)}"
 
 
 def _check_bar(name: str, bar) -> dict[str, float]:

@@ -294,6 +294,7 @@ def test_when_exploring_ends(last, n_labels, reason):
         (("interval = 40", "intervall = 40"), "did you mean 'interval'"),
         (("max_labels = 40", "max_label = 40"), "did you mean 'max_labels'"),
         (("max_labels = 40", "max_labels = 0"), "max_labels must be at least 1"),
+        (("max_labels = 40", "max_labels = 15"), "max_labels = 15 is less than the 16 frames of the rounds"),
         (("frames = 12", 'frames = 12\nselection = "committee"'), "at least two students"),
         (("hot_steps = 400", "hot_step = 400"), "did you mean 'hot_steps'"),
         (("force_mae = 6\n", "force_mea = 6\n"), "did you mean 'force_mae'"),
@@ -321,6 +322,16 @@ def test_a_start_that_is_not_there_is_found_before_anything_is_run(config, capsy
         assert main(["distill", str(config)]) == 1
         assert "'nowhere.xyz': there is no such file" in capsys.readouterr().err
     assert not (config.parent / "runs").exists()
+
+
+def test_a_draft_in_training_is_shown(config, capsys):
+    runs = config.parent / "runs"
+    runs.mkdir()
+    for name in ("draft1.mlffd.checkpoint", "draft2-1.mlffd.checkpoint"):
+        (runs / name).touch()
+    assert main(["distill", str(config), "--status"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said == ["round1: a draft is in training", "round2: a draft is in training"]
 
 
 def test_two_runs_at_once_are_not_mixed(config, capsys):

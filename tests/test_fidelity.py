@@ -497,6 +497,9 @@ def test_command(tmp_path, liquid, capsys):
     config.write_text('[fidelity]\nparts = ["errors"]\n[bars]\nforce_mae = 1e-3\n')
     assert main(words) == 1
     assert "FAILED 1 of 1 bars" in capsys.readouterr().out
+    config.write_text('[fidelity]\nparts = ["speed"]\n[bars]\nspeedup = {at_least = 100}\n')
+    assert main([*words, "--teacher", "none"]) == 1
+    assert "(at least 100): there is no teacher here" in capsys.readouterr().out
     config.write_text("[fidelty]\n")
     assert main(words) == 1
     assert "did you mean 'fidelity'" in capsys.readouterr().err

@@ -111,6 +111,13 @@ def test_bars_of_pairs():
     assert judge({"lines": []}, {"rdf_peak_height": 1})["failed"] == ["rdf_peak_height"]
 
 
+def test_a_pair_may_be_named_either_way():
+    """Seen to fail when the bar of O-H waited for a line that reports call H-O."""
+    judged = judge({"lines": [line("rdf_peak_position_H-O", 0.03)]}, {"rdf_peak_position_O-H": 0.02})
+    assert [(one["name"], one["passed"]) for one in judged["lines"]] == [("rdf_peak_position_H-O", False)]
+    assert judged["bars"] == {"rdf_peak_position_H-O": {"at_most": 0.02}}
+
+
 @pytest.mark.parametrize(
     ("bars", "complaint"),
     [

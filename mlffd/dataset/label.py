@@ -113,7 +113,7 @@ def _summarize(store, n_now, seconds):
     if n_now:
         parts.append(f"{n_now} of them now, {seconds / n_now:.3g} s a frame")
     if failed:
-        parts.append("mlffd labels show tells why, --retry-failed tries those again")
+        parts.append("mlffd labels show tells why, mlffd label --retry-failed tries those again")
     print("; ".join(parts), file=sys.stderr)
 
 

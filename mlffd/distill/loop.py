@@ -46,7 +46,7 @@ def reason_to_end(
         if last.n_cut == 0 and last.force_mae <= force_mae_to_reach:
             return f"no trajectory blew up, and what was new was known to {last.force_mae:.1f} meV/Å"
     if len(history) >= config.max_rounds:
-        return f"{config.max_rounds} rounds are done"
+        return "one round is done" if config.max_rounds == 1 else f"{config.max_rounds} rounds are done"
     if n_labels >= config.max_labels:
         return f"{config.max_labels} labels are spent"
     return None

@@ -64,9 +64,19 @@ class Distillation:
         """
         load_teacher(self.config.teacher, directory=self.home)
         self.check_starts()
-        for number, settings in enumerate([*self.config.rounds, self.config.test]):
-            student = self.path("final.mlffd") if number else None
-            plan_sampling(self.sampling(settings, number, student), self.home)
+        n_frames = [self.count_frames(n, table) for n, table in enumerate(self.config.rounds)]
+        self.count_frames(len(n_frames), self.config.test)
+        if self.plan.loop and sum(n_frames) > self.plan.loop.max_labels:
+            raise ConfigError(
+                f"[loop]: max_labels = {self.plan.loop.max_labels} is less than the {sum(n_frames)} frames "
+                "of the rounds before the loop"
+            )
+
+    def count_frames(self, number: int, settings: dict) -> int:
+        """That round ``number`` is going to have, if none blows up."""
+        student = self.path("final.mlffd") if number else None
+        trajectories = plan_sampling(self.sampling(settings, number, student), self.home)
+        return sum(trajectory.settings["frames"] for trajectory in trajectories)
 
     def check_starts(self) -> None:
         """Raise ConfigError for a start that is neither there nor written by the run."""

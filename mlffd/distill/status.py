@@ -21,7 +21,7 @@ def status(config_path: Path) -> list[str]:
     history = {one.number: one for one in read_history(directory)}
     lines = []
     for number in range(len(plan.config.rounds) + (plan.loop.max_rounds if plan.loop else 0)):
-        lines += frames_and_labels(directory, f"round{number}")
+        lines += frames_and_labels(directory, f"round{number}") or draft(directory, number)
         lines += [history[number].summary()] if number in history else []
     lines += student(directory / "final.mlffd", plan.final.epochs)
     lines += frames_and_labels(directory, "test")
@@ -29,17 +29,23 @@ def status(config_path: Path) -> list[str]:
     return lines or [f"nothing is done yet: mlffd distill {config_path} begins"]
 
 
-def frames_and_labels(directory: Path, name: str) -> Iterator[str]:
+def frames_and_labels(directory: Path, name: str) -> list[str]:
     """Of one round, or of the held-out frames."""
     frames, labels = (directory / f"{name}.{suffix}" for suffix in ("xyz", "h5"))
     if labels.exists():
         labelled = read_labels(labels)
         failed = len(labelled.metadata["failed"])
-        yield f"{name}: {len(labelled)} frames labelled" + (f", {failed} failed" if failed else "")
-    elif frames.exists():
-        yield f"{name}: labelling, {len(LabelStore(labels).done())} frames are done"
-    elif any(directory.glob(f"{name}.xyz.*")):
-        yield f"{name}: looking for frames"
+        return [f"{name}: {len(labelled)} frames labelled" + (f", {failed} failed" if failed else "")]
+    if frames.exists():
+        return [f"{name}: labelling, {len(LabelStore(labels).done())} frames are done"]
+    return [f"{name}: looking for frames"] if any(directory.glob(f"{name}.xyz.*")) else []
+
+
+def draft(directory: Path, number: int) -> list[str]:
+    """Of the students that are going to look for the frames of a round."""
+    names = (f"draft{number}.mlffd.checkpoint", f"draft{number}-*.mlffd.checkpoint")  # alone, a committee's
+    in_training = any(any(directory.glob(name)) for name in names)
+    return [f"round{number}: a draft is in training"] if in_training else []
 
 
 def student(path: Path, epochs: int) -> Iterator[str]:

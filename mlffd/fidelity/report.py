@@ -73,8 +73,13 @@ def teacher_of(held_out: LabelledSet, teacher: dict | str | None) -> dict | str 
 
 def summary(judged: dict) -> Sequence[str]:
     """The verdict, and what failed, in lines for a terminal."""
-    failed = [describe(line) for line in judged["lines"] if line["passed"] is False]
+    failed = [describe(line) + _reason(line) for line in judged["lines"] if line["passed"] is False]
     n_bars = sum(line["bar"] is not None for line in judged["lines"])
     if judged["verdict"] == FAILED:
         return [f"FAILED {len(failed)} of {n_bars} bars", *failed]
     return [f"{judged['verdict']} ({n_bars} bars)"]
+
+
+def _reason(line: dict) -> str:
+    """Why a failed line was not measured."""
+    return f": {line['note']}" if line["value"] is None and line["note"] else ""
