@@ -368,7 +368,8 @@ def test_without_a_teacher(tmp_path, liquid, held_out):
     lines = by_name(judged)
     assert lines["force_mae"]["value"] is not None
     assert lines["student_us_per_atom"]["value"] > 0.0
-    assert "speedup" not in lines
+    assert lines["speedup"]["value"] is None
+    assert "no teacher" in lines["speedup"]["note"]
     assert lines["rdf_peak_position"]["value"] is None
     assert "no teacher" in lines["teacher_gradient_error"]["note"]
 

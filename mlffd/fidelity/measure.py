@@ -262,7 +262,10 @@ class Measurement:
         student, teacher = time_both(engine.evaluate, teacher, start)
         note = f"{len(start)} atoms, {torch.get_num_threads()} threads, backend {engine.backend}, "
         note += f"load {began:g} before and {load_average():g} after"
-        return {"lines": speed_lines(student, teacher, note)}
+        lines = speed_lines(student, teacher, note)
+        if teacher is None:
+            lines += nothing(NO_TEACHER, BY_TEACHER["speed"][1:])["lines"]
+        return {"lines": lines}
 
     def teacher_part(self) -> dict:
         """The teacher's own trajectory: what its labels say, and the student's trajectory beside it."""
