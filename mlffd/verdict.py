@@ -52,6 +52,11 @@ LINES = {
     "speedup": ("Speed, student over teacher", ""),
     "student_us_per_atom": ("Time of an evaluation, student", "µs/atom"),
     "teacher_us_per_atom": ("Time of an evaluation, teacher", "µs/atom"),
+    "teachers_apart": ("Forces of a second teacher against the teacher's, mean absolute difference", "meV/Å"),
+    "second_teacher_force_mae": (
+        "Forces of the student against the second teacher's, mean absolute",
+        "meV/Å",
+    ),
     "teacher_gradient_error": ("Teacher's forces against the gradient of its energy, relative", ""),
 }
 PAIR_LINES = ("rdf_peak_position", "rdf_peak_height")

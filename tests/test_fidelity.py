@@ -94,6 +94,7 @@ def test_student_that_is_the_teacher(measured):
     found, _ = measured
     lines = by_name(found)
     elsewhere = {"outside_training", "student_us_per_atom", "teacher_us_per_atom", "speedup"}
+    elsewhere |= {"teachers_apart", "second_teacher_force_mae"}
     expected = set(LINES) - elsewhere - {"diffusion_ratio"}
     assert expected <= {name for name, line in lines.items() if line["value"] is not None}
     assert lines["force_mae"]["value"] < 1e-3
@@ -361,6 +362,29 @@ def test_molecules_without_a_cell(slow_every, tmp_path):
     assert len(read_labels(tmp_path / "report" / "teacher_md.h5")) == 3 * 50
 
 
+def test_a_second_teacher_beside(tmp_path, held_out):
+    """Its wells are twice as deep, and so are its forces twice as large; the student is the second one."""
+    other = {**TEACHER, "epsilon": 2.0 * EPSILON}
+    settings = replace(QUICK, parts=["second_teacher"], second_teacher=other)
+    found = measure(
+        student_at(tmp_path / "s.mlffd", 2.0 * EPSILON), held_out, TEACHER, settings, tmp_path / "r"
+    )
+    lines = by_name(found)
+    size = 1e3 * np.abs(np.concatenate(held_out.forces)).mean()
+    assert lines["teachers_apart"]["value"] == pytest.approx(size, rel=1e-5)
+    assert lines["teachers_apart"]["note"].startswith("lj, ")
+    assert lines["second_teacher_force_mae"]["value"] < 1e-4 * size
+
+
+def test_a_second_teacher_that_is_not_here_is_said(tmp_path, held_out, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "cnnp.inp").write_text("&FORCE_EVAL\n  METHOD NNP\n&END FORCE_EVAL\n")
+    settings = replace(QUICK, parts=["second_teacher"], second_teacher="cp2k:cnnp.inp")
+    found = measure(student_at(tmp_path / "s.mlffd"), held_out, TEACHER, settings, tmp_path / "r", tmp_path)
+    assert [line["value"] for line in found["lines"]] == [None, None]
+    assert "cannot start cp2k.psmp" in found["lines"][0]["note"]
+
+
 def test_without_a_teacher(tmp_path, liquid, held_out):
     """What needs one is left out and said."""
     settings = replace(QUICK, parts=["errors", "gradient", "teacher", "speed"])
@@ -461,10 +485,12 @@ def test_worst_frames_are_kept_with_forces_of_both(measured, liquid, held_out):
         ({"slow_every": 0}, "slow_every must be greater than 0"),
         ({"settling": 800}, "leaves nothing"),
         ({"seed": -1}, "must not be less than 0"),
+        ({"second_teacher": "7nte-0"}, "did you mean 7net-0"),
+        ({"second_teacher": {"modal": "PBE"}}, "a teacher is a name or a table with one"),
     ],
 )
 def test_settings_that_cannot_be_meant(changes, says):
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(MlffdError, match=says):
         replace(QUICK, **changes)
 
 

@@ -6,8 +6,11 @@ from dataclasses import dataclass, field, fields
 
 from mlffd.config import check_keys, check_type
 from mlffd.errors import ConfigError
+from mlffd.teachers import facts_of, teacher_name
 
-PARTS = ("errors", "gradient", "student", "hot", "constant_energy", "speed", "teacher")  # dearest last
+PARTS = (
+    "errors", "gradient", "second_teacher", "student", "hot", "constant_energy", "speed", "teacher",
+)  # dearest last # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class FidelityConfig:
 
     Raises:
         ConfigError: values that cannot be meant.
+        TeacherError: there is no such second teacher.
     """
 
     parts: list = field(default_factory=lambda: list(PARTS))  # which to measure
@@ -44,6 +48,7 @@ class FidelityConfig:
     constant_energy_steps: int = 40000
     rdf_range: float = 6.0  # Å
     worst_frames: int = 10  # of the held-out ones, to save
+    second_teacher: str | dict | None = None  # whose forces on the held-out frames are looked at beside
     gradient_directions: int = 4  # in which the teacher's energy is differentiated
     seed: int = 0
     workers: int = 1  # processes that share the teacher's replicas
@@ -59,6 +64,8 @@ class FidelityConfig:
         for name in ("settling", "worst_frames", "seed"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"[fidelity]: {name} must not be less than 0, but is {getattr(self, name)}")
+        if self.second_teacher is not None:
+            facts_of(teacher_name(self.second_teacher))
         shortest = min(self.teacher_steps, self.student_steps)
         if self.settling >= shortest:
             raise ConfigError(f"[fidelity]: settling = {self.settling} leaves nothing of {shortest} steps")

@@ -41,6 +41,8 @@ from mlffd.fidelity.gradient import gradient_test
 from mlffd.fidelity.lines import line, plain, table
 from mlffd.fidelity.motion import block_groups, cut_line, drift_line, trajectory_table
 from mlffd.fidelity.runs import Runs, choose_starts, digest
+from mlffd.fidelity.second_teacher import NAMES as BY_SECOND_TEACHER
+from mlffd.fidelity.second_teacher import second_teacher_lines
 from mlffd.fidelity.speed import speed_lines, time_both
 from mlffd.fidelity.teacher import TeacherProcesses, evaluate_afresh
 from mlffd.files import write_atomically
@@ -238,6 +240,14 @@ class Measurement:
             return nothing("all forces vanish", [name])
         return {"lines": [found.line()], "teacher": {"conservative": found.conservative}}
 
+    def second_teacher(self) -> dict:
+        """Where one is named."""
+        spec = self.settings.second_teacher
+        if spec is None:
+            return {}
+        second = load_teacher(spec, directory=self.directory)
+        return {"lines": second_teacher_lines(self.exact, self.held_out, second)}
+
     def student(self) -> dict:
         """The student's own runs at the temperature."""
         runs = self.runs
@@ -306,13 +316,17 @@ BY_TEACHER = {
     "teacher": BY_TRAJECTORIES,
     "speed": ("student_us_per_atom", "teacher_us_per_atom", "speedup"),
     "gradient": ("teacher_gradient_error",),
+    "second_teacher": BY_SECOND_TEACHER,
 }
 PARTS_OF = {
-    "errors": Measurement.errors, "gradient": Measurement.gradient, "teacher": Measurement.teacher_part,
+    "errors": Measurement.errors, "gradient": Measurement.gradient,
+    "second_teacher": Measurement.second_teacher, "teacher": Measurement.teacher_part,
     "student": Measurement.student, "hot": Measurement.hot, "constant_energy": Measurement.constant_energy,
     "speed": Measurement.speed,
 }  # fmt: skip
-ORDER = ("errors", "teacher", "student", "hot", "constant_energy", "speed", "gradient")  # on the page
+ORDER = (
+    "errors", "second_teacher", "teacher", "student", "hot", "constant_energy", "speed", "gradient",
+)  # on the page # fmt: skip
 
 
 def nothing(why: str, names: Sequence[str]) -> dict:

@@ -89,10 +89,8 @@ def load_teacher(spec, device="cpu", directory="."):
     the current one. What a package prints while it loads goes to standard error.
     Raises TeacherError with what to do when there is no such teacher, setting, package or weights.
     """
-    settings = {"name": spec} if isinstance(spec, str) else dict(spec)
-    name = settings.pop("name", None)
-    if not isinstance(name, str):
-        raise TeacherError('a teacher is a name or a table with one, such as {name = "7net-0"}')
+    name = teacher_name(spec)
+    settings = {} if isinstance(spec, str) else {key: spec[key] for key in spec if key != "name"}
     facts = facts_of(name)
     with redirect_stdout(sys.stderr):
         if facts is ase_factory.FACTORY:
@@ -102,6 +100,14 @@ def load_teacher(spec, device="cpu", directory="."):
             found = _load(name, facts, device, directory, settings)
     calculator, version, used = found
     return Teacher(calculator, name, version, used, facts)
+
+
+def teacher_name(spec):
+    """The name in what `load_teacher` takes. Raises TeacherError where there is none."""
+    name = spec if isinstance(spec, str) else dict(spec).get("name")
+    if not isinstance(name, str):
+        raise TeacherError('a teacher is a name or a table with one, such as {name = "7net-0"}')
+    return name
 
 
 def facts_of(name):
