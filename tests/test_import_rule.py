@@ -43,7 +43,7 @@ RESTS_ON = {
     "distill": ["train", "explore", "fidelity"],
     "report": ["errors", "units", "config", "files", "verdict"],
 }
-SEE_ALL = ("__init__", "__main__")
+SEE_ALL = ("__init__", "__main__", "commands")
 # libraries that only these rooms may import, and libraries that a room must not
 ONLY_IN = {"vesin": "neighbors"}
 NEVER_IN = {("report", "torch")}
