@@ -9,7 +9,7 @@ from pathlib import Path
 from ase import Atoms
 from ase.io.lammpsdata import write_lammps_data
 
-from mlffd.drivers.run_plan import Conditions, in_a_box, one_of, read_start
+from mlffd.drivers.run_plan import Conditions, check_free, in_a_box, one_of, read_start
 from mlffd.files import write_atomically
 from mlffd.students.student import Student
 
@@ -30,20 +30,25 @@ class RunPlan(Conditions):
         super().__post_init__()
 
 
-def write_input(structure: str | Path, student: str, output: str | Path, plan: RunPlan) -> Path:
+def write_input(
+    structure: str | Path, student: str, output: str | Path, plan: RunPlan, overwrite: bool = False
+) -> Path:
     """Write the input ``output`` and, beside it, the data file ``output``.data; returns the latter's path.
 
     Args:
         structure: any file that ASE reads; its last frame counts.
         student: a bundle's path, or the name of a shipped student.
+        overwrite: write over files that are there, but never over the structure.
 
     Raises:
-        ConfigError: the structure cannot be read, or has no cell that the ensemble needs.
+        ConfigError: the structure cannot be read, or has no cell that the ensemble needs; a file is there.
         BundleError, StructureError: no such student, or it does not know an element.
     """
     atoms, bundle = read_start(structure, student, plan.ensemble)
     output = Path(output)
     data = output.with_name(output.name + ".data")
+    for path in (data, output):
+        check_free(path, Path(structure), overwrite)
     atoms = in_a_box(atoms)
     write_atomically(data, data_file(atoms))
     where = os.path.relpath(student, output.parent) if Path(student).is_file() else student

@@ -40,6 +40,16 @@ def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
         raise ConfigError(f"{name} is one of {', '.join(known)}, not {value!r}")
 
 
+def check_free(path: Path, structure: Path, overwrite: bool) -> None:
+    """Raises ConfigError where a file would be lost, or there is no folder for it."""
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: there is no folder {path.parent}")
+    if path.exists() and path.samefile(structure):
+        raise ConfigError(f"{path} is the structure itself: choose another name for the input")
+    if path.exists() and not overwrite:
+        raise ConfigError(f"{path} is there already: choose another name, or --force to write over it")
+
+
 def read_start(structure: str | Path, student: str, ensemble: str) -> tuple[Atoms, Bundle]:
     """The last frame of a structure file, and the student that is to move its atoms.
 

@@ -9,19 +9,14 @@ blows up and is cut.
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from subprocess import SubprocessError
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import PropertyNotImplementedError
 
-from mlffd.errors import ConfigError, MlffdError, TeacherError
+from mlffd.errors import ConfigError, MlffdError
+from mlffd.evaluation import Evaluate
 from mlffd.replicas import Replicas, Snapshot, bare, overlap
 from mlffd.units import BOLTZMANN, FEMTOSECOND
-
-# One object a structure with .energy (eV), .forces (n_atoms, 3) eV/Å and .stress (3, 3) eV/Å^3, ASE's sign.
-Evaluate = Callable[[list[Atoms]], Sequence]
 
 CHECK_STEPS = 10  # between two looks for atoms on top of each other; what passes is remembered
 REMEMBERED = (0, 1, 2, 4, 8, 16, 32)  # looks before the last one, which a cut replica keeps: up to 0.2 ps
@@ -29,49 +24,6 @@ MAX_FORCE = 50.0  # eV/Å
 NOISE_STEPS = 16  # random numbers are drawn for so many steps at once
 # what evaluating a structure out of any order may raise; a set-up that is wrong shows before the first step
 BLOW_UPS = (MlffdError, ValueError, ArithmeticError)
-# what a calculator of others raises for a structure that it cannot do; a full disk is no fault of a structure
-CALCULATOR_FAILURES = (ValueError, ArithmeticError, LookupError, RuntimeError, TypeError, AttributeError)
-CALCULATOR_FAILURES += (AssertionError, MemoryError, SubprocessError)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What an ASE calculator says of one structure."""
-
-    energy: float  # eV; of what the forces are the gradient
-    forces: np.ndarray  # (n_atoms, 3) eV/Å
-    stress: np.ndarray  # (3, 3) eV/Å^3, ASE's sign; nan where there is none
-
-
-def evaluate_with(calculator) -> Evaluate:
-    """What runs structures one by one through an ASE calculator.
-
-    Raises:
-        TeacherError: it cannot do one; in one line, whatever it said.
-    """
-
-    def evaluate(structures: list[Atoms]) -> list[Evaluation]:
-        try:
-            return [_evaluation(calculator, atoms) for atoms in structures]
-        except CALCULATOR_FAILURES as error:
-            said = " ".join(f"{type(error).__name__}: {error}".split())
-            raise TeacherError(f"the calculator failed: {said}") from error
-
-    return evaluate
-
-
-def _evaluation(calculator, atoms: Atoms) -> Evaluation:
-    forces = np.array(calculator.get_property("forces", atoms), np.float64)
-    consistent = "free_energy" in calculator.implemented_properties
-    energy = calculator.get_property("free_energy" if consistent else "energy", atoms)
-    stress = np.full((3, 3), np.nan)
-    if atoms.pbc.all() and "stress" in calculator.implemented_properties:
-        try:
-            xx, yy, zz, yz, xz, xy = calculator.get_property("stress", atoms)
-            stress = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
-        except PropertyNotImplementedError:
-            pass
-    return Evaluation(float(energy), forces, stress)
 
 
 class Trajectories:

@@ -3,13 +3,13 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms, units
 
-Evaluate = Callable[[list[Atoms]], Sequence]  # such as Engine.evaluate
+from mlffd.evaluation import Evaluate
 
 TEMPERATURE = 300.0  # K, of the velocities
 TIME_STEP = 0.5  # fs

@@ -10,9 +10,10 @@ from ase.calculators.lj import LennardJones
 from ase.lattice.cubic import FaceCenteredCubic
 from ase.md.verlet import VelocityVerlet
 
-from mlffd.dynamics import Trajectories, evaluate_with
+from mlffd.dynamics import Trajectories
 from mlffd.engine import Engine
 from mlffd.errors import ConfigError, MlffdError, StructureError
+from mlffd.evaluation import evaluate_with
 from mlffd.students import build_student
 from mlffd.units import BOLTZMANN, FEMTOSECOND
 

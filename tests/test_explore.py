@@ -19,9 +19,10 @@ from mlffd.dataset.label_file import LabelledSet
 from mlffd.dataset.pack import density
 from mlffd.dataset.select import novelties
 from mlffd.dataset.store import LabelStore, frames_hash
-from mlffd.dynamics import Trajectories, evaluate_with
+from mlffd.dynamics import Trajectories
 from mlffd.engine import Engine
 from mlffd.errors import ConfigError, MlffdError
+from mlffd.evaluation import evaluate_with
 from mlffd.explore import Exploration, environments, explore, force_spread, most_in_each
 from mlffd.replicas import overlap
 from mlffd.students import build_student

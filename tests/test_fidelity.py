@@ -16,8 +16,8 @@ from mlffd.bundle import read_bundle, write_bundle
 from mlffd.dataset.evaluate import Recipe
 from mlffd.dataset.pack import packed_box
 from mlffd.dataset.store import LabelStore, frames_hash, read_labels
-from mlffd.dynamics import evaluate_with
 from mlffd.errors import ConfigError, LabelError, MlffdError
+from mlffd.evaluation import evaluate_with
 from mlffd.fidelity.config import PARTS, FidelityConfig
 from mlffd.fidelity.errors import FrameErrors, error_lines, error_tables
 from mlffd.fidelity.gradient import gradient_test

@@ -16,7 +16,8 @@ RESTS_ON = {
     "files": [],
     "units": [],
     "domain": ["errors"],
-    "dynamics": ["replicas"],
+    "dynamics": ["replicas", "evaluation"],
+    "evaluation": ["errors"],
     "config": ["errors"],
     "neighbors": ["domain", "errors", "units"],
     "graph": ["neighbors"],
@@ -36,14 +37,14 @@ RESTS_ON = {
     "dataset.frames": ["errors"],
     "dataset": ["dataset.store", "dataset.frames", "teachers", "dynamics"],
     "train": ["dataset.store", "bundle", "config", "allocator"],
-    "speed": [],
+    "speed": ["evaluation"],
     "sweep": ["train", "dataset.store", "dataset.frames", "engine", "environment", "report", "speed"],
     "fidelity": ["dynamics", "dataset", "drivers", "report", "speed"],
     "explore": ["engine", "dynamics", "dataset"],
     "distill": ["train", "explore", "fidelity"],
     "report": ["errors", "units", "config", "files", "verdict"],
 }
-SEE_ALL = ("__init__", "__main__")
+SEE_ALL = ("__init__", "__main__", "commands")
 # libraries that only these rooms may import, and libraries that a room must not
 ONLY_IN = {"vesin": "neighbors"}
 NEVER_IN = {("report", "torch")}

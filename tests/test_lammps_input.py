@@ -22,7 +22,7 @@ WATER = Path(__file__).parents[1] / "ipi_inputs" / "water64.xyz"
 
 def written(folder: Path, structure=WATER, student: str = "water", name: str = "in.test", **plan) -> Path:
     output = folder / name
-    write_input(structure, student, output, RunPlan(**{"steps": 20, **plan}))
+    write_input(structure, student, output, RunPlan(**{"steps": 20, **plan}), overwrite=True)
     return output
 
 
@@ -133,3 +133,10 @@ def test_command_line(tmp_path, capsys):
     assert "in.npt.data" in capsys.readouterr().out
     assert main([*words, "--temperature", "-1"]) == 1
     assert capsys.readouterr().err == "mlffd: temperature must be greater than 0, not -1.0\n"
+    mine = output.read_text() + "# changed by hand\n"
+    output.write_text(mine)
+    assert main([*words, "--time-step", "1"]) == 1
+    assert "in.npt.data is there already: choose another name, or --force" in capsys.readouterr().err
+    assert output.read_text() == mine
+    assert main([*words, "--timestep", "1", "--force"]) == 0
+    assert "timestep        0.001 " in output.read_text()

@@ -13,7 +13,7 @@ from ase import Atoms
 from ase.io import write
 
 from mlffd.drivers.ipi import PES_FILE
-from mlffd.drivers.run_plan import Conditions, in_a_box, one_of, read_start
+from mlffd.drivers.run_plan import Conditions, check_free, in_a_box, one_of, read_start
 from mlffd.errors import ConfigError
 from mlffd.files import write_atomically
 
@@ -116,16 +116,6 @@ def write_input(
         write_atomically(files.structure, text)
     write_atomically(output, content)
     return files
-
-
-def check_free(path: Path, structure: Path, overwrite: bool) -> None:
-    """Raises ConfigError where a file would be lost, or there is no folder for it."""
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path}: there is no folder {path.parent}")
-    if path.exists() and path.samefile(structure):
-        raise ConfigError(f"{path} is the structure itself: choose another name for the input")
-    if path.exists() and not overwrite:
-        raise ConfigError(f"{path} is there already: choose another name, or --force to write over it")
 
 
 def structure_text(atoms: Atoms) -> str:

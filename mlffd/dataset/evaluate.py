@@ -3,16 +3,14 @@
 
 import os
 import sys
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from ase.calculators.calculator import PropertyNotImplementedError
 
 from mlffd.dataset.store import frames_hash
-from mlffd.dynamics import CALCULATOR_FAILURES
 from mlffd.errors import MlffdError
+from mlffd.evaluation import CALCULATOR_FAILURES, evaluate_atoms, raw_forces
 from mlffd.teachers import load_teacher
 
 # what a stranger's calculator raises for a frame it cannot do; the frame is recorded as failed
@@ -48,41 +46,17 @@ class Recipe:
             if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
                 return None, "its positions or cell are not finite"
             _forget(calculator)
-            found = evaluate(calculator, atoms)
+            said = evaluate_atoms(calculator, atoms)
             rows = hessian_rows(calculator, atoms, self.n_hessian_rows) if self.n_hessian_rows else None
         except FRAME_FAILURES as error:
             return None, " ".join(f"{type(error).__name__}: {error}".split())
-        return (*found, rows), None
+        return (said.energy, said.forces, said.stress, rows), None
 
 
 def _forget(calculator):
     """Neighbor lists and wave functions of the frame before must not be seen in the label of this one."""
     if hasattr(calculator, "reset"):
         calculator.reset()
-
-
-def evaluate(calculator, atoms):
-    """Energy (eV), forces (n_atoms, 3) eV/Å and stress (3, 3) eV/Å^3 (nan if there is none) of one structure.
-
-    Where a calculator tells a free energy from an energy, it is the one whose gradient the forces are.
-    """
-    atoms = atoms.copy()
-    atoms.calc = calculator
-    forces = _forces(atoms)
-    energy = atoms.get_potential_energy(force_consistent="free_energy" in calculator.implemented_properties)
-    return float(energy), forces, _stress(atoms)
-
-
-def _forces(atoms):
-    # a frame's frozen atoms still feel their forces
-    return np.array(atoms.get_forces(apply_constraint=False), np.float64)
-
-
-def _stress(atoms):
-    if atoms.pbc.all() and "stress" in atoms.calc.implemented_properties:
-        with suppress(PropertyNotImplementedError):
-            return np.array(atoms.get_stress(voigt=False), np.float64)
-    return np.full((3, 3), np.nan)
 
 
 def hessian_rows(calculator, atoms, n_rows):
@@ -113,6 +87,6 @@ def _hessian_row(atoms, component):
         moved = positions.copy()
         moved.flat[component] += step
         atoms.set_positions(moved, apply_constraint=False)
-        sides.append(_forces(atoms).ravel())
+        sides.append(raw_forces(atoms).ravel())
     atoms.set_positions(positions, apply_constraint=False)
     return -(sides[0] - sides[1]) / (2 * DISPLACEMENT)

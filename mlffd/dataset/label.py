@@ -14,13 +14,11 @@ from tqdm import tqdm
 from mlffd.dataset import mpi
 from mlffd.dataset.audit import check_structures
 from mlffd.dataset.crew import BROKEN, DIED, READY, ProcessCrew
-from mlffd.dataset.evaluate import DISPLACEMENT, Recipe, evaluate
+from mlffd.dataset.evaluate import DISPLACEMENT, Recipe
 from mlffd.dataset.frames import read_frames
 from mlffd.dataset.store import LabelStore, frames_hash
 from mlffd.errors import ConfigError, LabelError
 from mlffd.teachers import load_teacher
-
-__all__ = ["evaluate", "label", "read_frames"]
 
 WARNINGS_SHOWN = 5  # of the audit
 DEATHS_IN_A_ROW = 5  # of labelling processes, without a label in between: the frames are not to blame

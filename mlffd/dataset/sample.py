@@ -21,8 +21,9 @@ from tqdm import tqdm
 from mlffd.dataset.pack import density, packed_box
 from mlffd.dataset.plan import digest, locate, names, plan
 from mlffd.dataset.starts import bare, read_starts, start_near
-from mlffd.dynamics import BLOW_UPS, Trajectories, evaluate_with
+from mlffd.dynamics import BLOW_UPS, Trajectories
 from mlffd.errors import ConfigError, MlffdError
+from mlffd.evaluation import evaluate_with
 from mlffd.files import replacing, write_atomically
 from mlffd.teachers import load_teacher
 

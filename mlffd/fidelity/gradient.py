@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from ase import Atoms
 
-from mlffd.dynamics import Evaluate
+from mlffd.evaluation import Evaluate
 from mlffd.fidelity.lines import line
 
 # Å, of an atom: far enough that a float32 energy of some hundred atoms tells the difference to 1e-3 of the

@@ -28,10 +28,10 @@ from mlffd.dataset.evaluate import Recipe
 from mlffd.dataset.frames import read_frames
 from mlffd.dataset.plan import locate, names
 from mlffd.dataset.store import LabelledSet, read_labels
-from mlffd.dynamics import evaluate_with
 from mlffd.engine import Engine
 from mlffd.environment import commit, cpu_model, installed_version, load_average, sha256_of
 from mlffd.errors import ConfigError, TeacherError
+from mlffd.evaluation import evaluate_with
 from mlffd.fidelity.beside import Findings, Pair
 from mlffd.fidelity.compare import compare
 from mlffd.fidelity.config import FidelityConfig
@@ -52,7 +52,7 @@ FORMAT = 1
 ROOM = Path(__file__).parent
 MEASURING = [
     *sorted(ROOM.glob("*.py")),
-    *(ROOM.parent / f"{name}.py" for name in ("dynamics", "replicas", "speed")),
+    *(ROOM.parent / f"{name}.py" for name in ("dynamics", "evaluation", "replicas", "speed")),
 ]
 CODE = [sha256_of(path) for path in MEASURING]
 NO_MATTER = ("parts", "workers")  # settings on which no figure depends

@@ -14,8 +14,9 @@ from ase import Atoms
 
 from mlffd.bundle import Bundle, read_bundle, write_bundle
 from mlffd.dataset.store import frames_hash
-from mlffd.dynamics import Evaluate, Trajectories
+from mlffd.dynamics import Trajectories
 from mlffd.engine import Engine
+from mlffd.evaluation import Evaluate
 from mlffd.fidelity.config import FidelityConfig
 from mlffd.fidelity.trajectories import Recording, Remembering, record, write_labels
 from mlffd.files import replacing

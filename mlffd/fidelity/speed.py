@@ -6,8 +6,9 @@ import time
 import numpy as np
 from ase import Atoms
 
+from mlffd.evaluation import Evaluate
 from mlffd.fidelity.lines import line
-from mlffd.speed import Evaluate, Timing, ToAndFro, time_side_by_side
+from mlffd.speed import Timing, ToAndFro, time_side_by_side
 
 FAST = 0.02  # s of an evaluation, up to which a teacher is timed as the student is
 LEAST, MOST = 3, 20  # evaluations of a slower one that a median is taken of

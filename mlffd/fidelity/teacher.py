@@ -9,8 +9,8 @@ from ase.calculators.calculator import BaseCalculator
 
 from mlffd.dataset.crew import ANSWER, BROKEN, DIED, ProcessCrew
 from mlffd.dataset.evaluate import Recipe
-from mlffd.dynamics import Evaluate, Evaluation, evaluate_with
 from mlffd.errors import TeacherError
+from mlffd.evaluation import Evaluate, Evaluation, evaluate_with
 
 
 def evaluate_afresh(calculator: BaseCalculator) -> Evaluate:

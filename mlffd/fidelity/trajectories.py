@@ -16,8 +16,9 @@ from ase import Atoms
 from tqdm import tqdm
 
 from mlffd.dataset.store import LabelStore, frames_hash
-from mlffd.dynamics import Evaluate, Trajectories
+from mlffd.dynamics import Trajectories
 from mlffd.errors import MlffdError
+from mlffd.evaluation import Evaluate
 from mlffd.files import replacing
 
 SERIES = ("positions", "forces", "energies", "stresses", "conserved", "temperatures")
