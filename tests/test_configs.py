@@ -6,11 +6,14 @@ from pathlib import Path
 import ase.io
 import pytest
 
-from mlffd.config import read_toml
+from mlffd.config import read_toml, settings_from
 from mlffd.dataset.audit import audit
 from mlffd.dataset.plan import locate
 from mlffd.distill.config import read_plan
+from mlffd.fidelity.config import FidelityConfig, report_tables
 from mlffd.teachers import facts_of
+from mlffd.train.config import StudentConfig, TrainConfig
+from mlffd.verdict import check_bars
 
 ROOT = Path(__file__).parents[1] / "configs"
 DISTILLATIONS = sorted(path for path in ROOT.glob("*/*.toml") if "rounds" in read_toml(path))
@@ -31,6 +34,19 @@ def test_a_config_can_be_read_and_its_structures_are_sound(path):
         if file.is_file():  # not one that the distillation itself writes
             settings = {key: value for key, value in teacher.items() if key != "name"}
             assert audit(ase.io.read(file, ":"), facts_of(teacher["name"]), settings) == []
+
+
+def test_the_accurate_water_student_is_judged_as_the_fast_one():
+    """But for its bars, so that the teacher's run serves both."""
+    fast, accurate = (read_toml(ROOT / "water" / name) for name in ("water.toml", "painn.toml"))
+    assert accurate["teacher"] == fast["teacher"]
+    assert accurate["fidelity"].pop("runs") == f"{fast['directory']}/{fast['name']}.report/runs"
+    assert accurate["fidelity"] == fast["fidelity"]
+    settings_from(accurate["student"], StudentConfig, "[student]")
+    settings_from(accurate["train"], TrainConfig, "[train]")
+    tables = report_tables(accurate, "painn.toml")
+    settings_from(tables["fidelity"], FidelityConfig, "[fidelity]")
+    assert check_bars(tables["bars"]).keys() == check_bars(fast["bars"]).keys()
 
 
 def _list(one_or_more):

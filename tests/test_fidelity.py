@@ -147,12 +147,13 @@ def test_what_is_done_is_not_done_again(measured, held_out, liquid):
 
 def test_worse_student_by_the_same_teachers_trajectory(measured, held_out, liquid):
     """Another student's report takes the teacher's run that is there, says what is wrong, and fails."""
-    _, folder = measured
-    teachers_run = sorted((folder / "runs").glob("teacher_*"))
+    _, first = measured
+    folder, settings = liquid / "other", replace(QUICK, runs=str(first / "runs"))
+    teachers_run = sorted((first / "runs").glob("teacher_*"))
     other = student_at(liquid / "other.mlffd", sigma=1.03 * SIGMA)
     bars = {"force_mae": 1.0, "rdf_peak_position": 0.03, "cut_trajectories": 0}
-    judged = report(other, held_out, None, QUICK, bars, folder, into=liquid / "judged.mlffd")
-    assert sorted((folder / "runs").glob("teacher_*")) == teachers_run
+    judged = report(other, held_out, None, settings, bars, folder, into=liquid / "judged.mlffd")
+    assert sorted((first / "runs").glob("teacher_*")) == teachers_run
     assert any("another student" in found["title"] for found in judged["tables"])
     assert judged["verdict"] == FAILED
     assert set(judged["failed"]) == {"force_mae", "rdf_peak_position"}

@@ -14,7 +14,7 @@ def add_verbs(verbs) -> None:
     """Their options."""
     sub = add_verb(verbs, run_train, "train")
     sub.add_argument("labels", type=Path, nargs="+", help="HDF5 label files")
-    sub.add_argument("--config", type=Path, help="TOML file with tables [student], [train] and [bars]")
+    sub.add_argument("--config", type=Path, help="TOML file with tables [student], [train], [bars]")
     sub.add_argument("--validation", type=Path, nargs="+", help="label files to validate with")
     sub.add_argument("--start-from", metavar="BUNDLE", help="student whose weights training starts from")
     sub.add_argument(
@@ -69,7 +69,7 @@ def run_train(options) -> None:
     if options.committee is not None and options.committee < 1:
         raise ConfigError(f"--committee must be 1 or more, not {options.committee}")
     config = read_toml(options.config) if options.config else {}
-    check_keys(config, ("student", "train", "bars"), str(options.config))
+    check_keys(config, ("student", "train", "bars", "teacher", "fidelity"), str(options.config))
     student = settings_from(config.get("student", {}), StudentConfig, "[student]")
     settings = settings_from(config.get("train", {}), TrainConfig, "[train]")
     check_bars(config.get("bars", {}))

@@ -52,6 +52,7 @@ class FidelityConfig:
     gradient_directions: int = 4  # in which the teacher's energy is differentiated
     seed: int = 0
     workers: int = 1  # processes that share the teacher's replicas
+    runs: str | None = None  # folder of trajectories; that of another report, to share the teacher's
 
     def __post_init__(self):
         for entry in fields(self):
@@ -75,13 +76,14 @@ TABLES = ("teacher", "fidelity", "bars")
 
 
 def report_tables(config: dict, where: str) -> dict:
-    """The tables ``teacher``, ``fidelity`` and ``bars`` of a config, those that there are.
+    """The tables ``teacher``, ``fidelity`` and ``bars`` of a config, those that there are; those that ``mlffd
+    train`` reads may stand beside them.
 
     Raises:
         ConfigError: another key, where it is not the config of a distillation, which has a name.
     """
     if "name" not in config:
-        check_keys(config, TABLES, where)
+        check_keys(config, (*TABLES, "student", "train"), where)
     return {name: config[name] for name in TABLES if name in config}
 
 

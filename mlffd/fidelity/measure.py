@@ -55,7 +55,7 @@ MEASURING = [
     *(ROOM.parent / f"{name}.py" for name in ("dynamics", "evaluation", "replicas", "speed")),
 ]
 CODE = [sha256_of(path) for path in MEASURING]
-NO_MATTER = ("parts", "workers")  # settings on which no figure depends
+NO_MATTER = ("parts", "workers", "runs")  # settings on which no figure depends
 PACKAGES = ("mlffd", "torch", "numpy", "ase", "sevenn")
 
 
@@ -174,7 +174,8 @@ class Measurement:
         structures = [atoms for path in files for atoms in read_frames(path)] or self.held_out.structures
         starts = choose_starts(structures, settings.replicas, settings.temperature)
         evaluate = self.crew or self.evaluate_teacher
-        return Runs(self.bundle, starts, settings, self.folder, self.teacher_facts, evaluate)
+        folder = self.directory / settings.runs if settings.runs else self.folder / "runs"
+        return Runs(self.bundle, starts, settings, folder, self.teacher_facts, evaluate)
 
     def part(self, name: str) -> dict:
         """Lines, curves, tables and files of a part; from disk if measured under the same conditions."""
@@ -288,7 +289,8 @@ class Measurement:
         if not any(len(replica) for replica in runs.teacher_md):
             why = f"the teacher's run was cut at once: {runs.teacher_md[0].cut}"
             return {**nothing(why, BY_TRAJECTORIES), "tables": tables}
-        path = runs.teacher_labels()
+        path = self.folder / "teacher_md.h5"
+        runs.write_teacher_labels(path)
         along = frame_errors(self.exact, read_labels(path))
         along = dataclasses.replace(along, groups=block_groups(runs.teacher_md))
         found = self.side_by_side()

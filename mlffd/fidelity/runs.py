@@ -50,8 +50,9 @@ def bare(atoms: Atoms) -> Atoms:
 class Runs:
     """All trajectories of one report; each is run when it is first asked for.
 
-    bundle: the student to judge; raw_starts: before equilibration; teacher: its description (None: there is
-    none) and ``evaluate_teacher``, what evaluates with it.
+    bundle: the student to judge; raw_starts: before equilibration; folder: of trajectories, those of other
+    students too; teacher: its description (None: there is none) and ``evaluate_teacher``, what evaluates with
+    it.
     """
 
     bundle: Bundle
@@ -73,7 +74,7 @@ class Runs:
         ]
         name, number = f"teacher_{digest(facts)}", 0
         while True:
-            base = self.folder / "runs" / (f"{name}_{number}" if number else name)
+            base = self.folder / (f"{name}_{number}" if number else name)
             if not (base / FAST).exists():
                 base.mkdir(parents=True, exist_ok=True)
                 write_bundle(base / FAST, self.bundle.student, self.bundle.metadata)
@@ -140,7 +141,7 @@ class Runs:
             str(self.base.name),
             settings.temperature * settings.hot_factor,
         ]
-        folder = self.folder / "runs" / f"{name}_{digest([*facts, settings.interval])}"
+        folder = self.folder / f"{name}_{digest([*facts, settings.interval])}"
         return self._record(folder, starts, begin, steps, min(settings.interval, steps), CHUNK, name)
 
     @cached_property
@@ -169,14 +170,12 @@ class Runs:
         between = f"{whose} ({self.fast.weights_sha256[:12]}) in between"
         return f"Teacher's trajectories: r-RESPA, the teacher every {every} steps, {between}"
 
-    def teacher_labels(self) -> Path:
+    def write_teacher_labels(self, output: Path) -> None:
         """All that the teacher said along its trajectory, as a label file."""
         name = f"labels_{self.settings.teacher_steps:09d}.h5"
         write_labels(self.base / name, self.teacher_md, self.teacher, self.settings.temperature)
-        output = self.folder / "teacher_md.h5"
         with replacing(output) as part:
             shutil.copyfile(self.base / name, part)
-        return output
 
     def _begin(
         self, bundle: Bundle | None, temperature: float | None, time_constant: float, **respa
