@@ -5,7 +5,7 @@
         --random POOL.h5 [POOL.h5 ...] --explored ROUND0.h5 [ROUND1.h5 ...]
 
 ``--random``: label files of molecular dynamics, of which N frames are drawn. ``--explored``: label files of a
-distillation, in order; its first N frames are those that a budget of N would have bought. Every student is
+distillation, round after round: of the round that a budget of N ends in, frames are drawn. Every student is
 trained by the tables [student] and [train] of the config, but all for the same number of steps
 and judged on ``--test``. Students lie in FOLDER; what is trained is not trained again. Writes
 results/label_budget.json and, from it, label_budget.md and, where matplotlib is installed, label_budget.svg.
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from harness import RESULTS, facts, report, set_threads
 
+from mlffd.dataset.frames import check_apart
 from mlffd.dataset.store import LabelledSet, join_labels, read_labels
 from mlffd.distill.config import read_plan
 from mlffd.train.config import TrainConfig
@@ -29,7 +30,7 @@ from mlffd.train.loop import train
 from mlffd.train.metrics import evaluate
 
 SIZES = (50, 100, 200, 400, 800)
-SERIES = {"random": "drawn at random from dynamics", "explored": "found by exploring"}
+SERIES = {"random": "drawn at random from dynamics", "explored": "round after round of the distillation"}
 
 
 def subset(labels: LabelledSet, chosen: np.ndarray) -> LabelledSet:
@@ -47,10 +48,13 @@ def subset(labels: LabelledSet, chosen: np.ndarray) -> LabelledSet:
     )
 
 
-def training_sets(labels: dict[str, LabelledSet], sizes, seed: int):
-    """(series, labels) for every size that a series has frames for."""
-    order = np.random.default_rng(seed).permutation(len(labels["random"]))
-    orders = {"random": order, "explored": np.arange(len(labels["explored"]))}
+def training_sets(labels: dict[str, LabelledSet], rounds: list[int], sizes, seed: int):
+    """(series, labels) for every size that a series has frames for; ``rounds`` are the lengths of the explored
+    ones."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(labels["random"]))
+    of_rounds = [first + rng.permutation(n) for first, n in zip(np.cumsum([0, *rounds]), rounds)]
+    orders = {"random": order, "explored": np.concatenate(of_rounds)}
     for size in sizes:
         for series, frames in labels.items():
             if size <= len(frames):
@@ -67,11 +71,15 @@ def same_number_of_steps(config: TrainConfig, labels: LabelledSet, n_steps: int)
 def measure(options) -> dict:
     """Train on every set, or take what is trained already, and look at the errors on the test frames."""
     plan = read_plan(options.config)
-    labels = {name: join_labels([read_labels(path) for path in getattr(options, name)]) for name in SERIES}
-    test = read_labels(options.test)
+    files = {name: [read_labels(path) for path in getattr(options, name)] for name in SERIES}
+    labels, test = {name: join_labels(sets) for name, sets in files.items()}, read_labels(options.test)
+    for frames in labels.values():
+        check_apart(frames.structures, test.structures)
     options.folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for series, frames in training_sets(labels, options.sizes, options.seed):
+    for series, frames in training_sets(
+        labels, list(map(len, files["explored"])), options.sizes, options.seed
+    ):
         output = options.folder / f"{series}-{len(frames)}.mlffd"
         config = same_number_of_steps(plan.final, frames, options.steps)
         student = train(frames, plan.student.architecture, config, output).student

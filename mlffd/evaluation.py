@@ -15,6 +15,7 @@ from mlffd.errors import TeacherError
 # what a calculator of others raises for a structure that it cannot do; a full disk is no fault of a structure
 CALCULATOR_FAILURES = (ValueError, ArithmeticError, LookupError, RuntimeError, TypeError, AttributeError)
 CALCULATOR_FAILURES += (AssertionError, MemoryError, SubprocessError)
+STATE = ("charge", "spin")  # in a frame's info: what decides, beside the nuclei, what is said of it
 
 
 @dataclass(frozen=True)

@@ -208,7 +208,7 @@ class _Runs:
         """A bare copy that tells where it comes from."""
         frame = bare(atoms)
         info = {"stage": "explore", "temperature": float(self.conditions[run][0])}
-        frame.info = {**info, "trajectory": self.names[run], "step": int(step)}
+        frame.info |= {**info, "trajectory": self.names[run], "step": int(step)}
         if frame.cell.rank == 3:
             frame.info["density"] = round(float(density(frame)), 6)
         return frame

@@ -146,7 +146,7 @@ def sweep(labels: LabelledSet, held_out: LabelledSet, settings: SweepConfig, fol
         **choice(trained, settings.force_mae_at_most),
         "candidates": rows,
         "labels": {"sha256": labels.hash, "n_frames": len(labels)},
-        "held_out": {"sha256": held_out.hash, "n_frames": len(held_out)},
+        "held_out": {"sha256": held_out.hash, "n_frames": len(held_out), "seen": held_out.hashes},
         "teacher": labels.metadata["teacher"],
         "train": asdict(settings_from(settings.train, TrainConfig, "[train]")),
         "environment": environment(settings),
@@ -256,7 +256,9 @@ def hand_over(result: dict, name: str, folder: Path) -> Bundle:
     row = next(row for row in result["candidates"] if row["name"] == result["chosen"])
     bundle = read_bundle(folder / row["bundle"])
     errors = {**bundle.metadata.get("errors", {}), "held_out": row["errors"]}
-    facts = {"name": name, "errors": errors, "chosen_from": len(result["candidates"])}
+    labels = bundle.metadata["labels"]
+    labels = {**labels, "seen": [*labels.get("seen", []), *result["held_out"]["seen"]]}  # they chose it
+    facts = {"name": name, "errors": errors, "labels": labels, "chosen_from": len(result["candidates"])}
     return write_bundle(folder / f"{name}.mlffd", bundle.student, {**bundle.metadata, **facts})
 
 

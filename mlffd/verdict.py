@@ -47,7 +47,7 @@ LINES = {
     "diffusion_ratio": ("Diffusion coefficient, student over teacher", ""),
     "energy_drift": ("Drift of the conserved energy at constant energy", "meV/atom/ns"),
     "cut_trajectories": ("Trajectories that blew up", ""),
-    "cut_trajectories_hot": ("Trajectories that blew up at 1.5 x the temperature", ""),
+    "cut_trajectories_hot": ("Trajectories that blew up while hotter", ""),
     "outside_training": ("Fraction of the student's own run outside its training", ""),
     "speedup": ("Speed, student over teacher", ""),
     "student_us_per_atom": ("Time of an evaluation, student", "µs/atom"),

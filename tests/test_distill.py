@@ -316,6 +316,10 @@ def test_a_wrong_config_is_one_clear_line(change, message, config, capsys):
 
 def test_a_start_that_is_not_there_is_found_before_anything_is_run(config, capsys):
     """Seen to fail when only the first stage that was run looked for its start."""
+    for table in ("[loop]", "[fidelity]"):
+        config.write_text(CONFIG.replace(table, f'{table}\nstart = "previous"'))
+        assert main(["distill", str(config)]) == 1
+        assert "'previous': there is no such file" in capsys.readouterr().err
     for table in ('start = "previous"', "[loop]", "[fidelity]"):
         start = 'start = "nowhere.xyz"' if table.startswith("start") else f'{table}\nstart = ["nowhere.xyz"]'
         config.write_text(CONFIG.replace(table, start))
@@ -332,6 +336,12 @@ def test_a_draft_in_training_is_shown(config, capsys):
     assert main(["distill", str(config), "--status"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said == ["round1: a draft is in training", "round2: a draft is in training"]
+    (runs / "draft1.mlffd.checkpoint").unlink()
+    (runs / "round1.xyz").touch()  # exploring that found nothing new
+    assert main(["distill", str(config), "--status"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["round2: a draft is in training"]
+    assert main(["distill", str(config), "--status", "--teacher", "lj"]) == 1
+    assert "are for --init" in capsys.readouterr().err
 
 
 def test_two_runs_at_once_are_not_mixed(config, capsys):

@@ -14,7 +14,6 @@ from ase.lattice.cubic import FaceCenteredCubic
 import mlffd.explore as explore_module
 from mlffd.__main__ import main
 from mlffd.bundle import write_bundle
-from mlffd.dataset.evaluate import evaluate
 from mlffd.dataset.label_file import LabelledSet
 from mlffd.dataset.pack import density
 from mlffd.dataset.select import novelties
@@ -22,7 +21,7 @@ from mlffd.dataset.store import LabelStore, frames_hash
 from mlffd.dynamics import Trajectories
 from mlffd.engine import Engine
 from mlffd.errors import ConfigError, MlffdError
-from mlffd.evaluation import evaluate_with
+from mlffd.evaluation import evaluate_atoms, evaluate_with
 from mlffd.explore import Exploration, environments, explore, force_spread, most_in_each
 from mlffd.replicas import overlap
 from mlffd.students import build_student
@@ -222,7 +221,8 @@ def test_random_frames_to_compare_with(students, tmp_path):
 
 def labelled(structures) -> LabelledSet:
     calculator = LennardJones(epsilon=0.0104, sigma=3.4, rc=5.0, smooth=True)
-    energies, forces, stresses = zip(*(evaluate(calculator, atoms) for atoms in structures))
+    said = [evaluate_atoms(calculator, atoms) for atoms in structures]
+    energies, forces, stresses = zip(*((one.energy, one.forces, one.stress) for one in said))
     teacher = {"teacher": {"name": "lj"}, "n_frames": len(structures), "failed": {}}
     return LabelledSet(
         list(structures),

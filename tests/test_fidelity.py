@@ -26,6 +26,7 @@ from mlffd.fidelity.report import report
 from mlffd.fidelity.speed import speed_lines, time_slowly
 from mlffd.fidelity.teacher import TeacherProcesses, evaluate_afresh
 from mlffd.fidelity.trajectories import Remembering, record
+from mlffd.files import lock
 from mlffd.speed import Timing
 from mlffd.students import build_student
 from mlffd.teachers import load_teacher
@@ -499,9 +500,67 @@ def test_labels_that_are_not_held_out_or_of_another_teacher(tmp_path, held_out):
     trained = student_at(tmp_path / "s.mlffd", labels={"sha256": held_out.hash})
     with pytest.raises(ConfigError, match="trained on these labels"):
         measure(trained, held_out, TEACHER, QUICK, tmp_path / "report")
+    for seen in (held_out.hash, "of a part"):
+        trained = student_at(tmp_path / "s.mlffd", labels={"sha256": "of all", "seen": [seen]})
+        joined = replace(held_out, metadata={**held_out.metadata, "joined": ["of a part", "of another"]})
+        with pytest.raises(ConfigError, match="trained on these labels"):
+            measure(trained, joined, TEACHER, QUICK, tmp_path / "report")
     other = {**TEACHER, "epsilon": 0.02}
-    with pytest.raises(ConfigError, match="teacher with settings"):
+    with pytest.raises(ConfigError, match="the teacher here is lj"):
         measure(student_at(tmp_path / "o.mlffd"), held_out, other, QUICK, tmp_path / "report")
+    elsewhere = student_at(tmp_path / "e.mlffd", teacher={"name": "7net-0", "settings": {}})
+    with pytest.raises(ConfigError, match="the student's is 7net-0"):
+        measure(elsewhere, held_out, TEACHER, QUICK, tmp_path / "report")
+
+
+@pytest.mark.parametrize(
+    "teacher",
+    [
+        {"name": "subprocess:getoutput", "settings": {"cmd": "touch executed"}},
+        {"name": "cp2k:any.inp", "settings": {"command": "touch executed"}},
+        {"name": "7net-omni", "settings": {"weights": "executed"}},
+        {"name": "lj", "settings": {"unheard_of": 1}},
+    ],
+)
+def test_nothing_that_a_label_file_names_is_run(held_out, tmp_path, monkeypatch, teacher):
+    """Seen to fail: a teacher `module:factory` was imported and called with the settings in the file."""
+    monkeypatch.chdir(tmp_path)
+    strange = replace(held_out, metadata={**held_out.metadata, "teacher": teacher})
+    with pytest.raises(ConfigError, match="name it by --teacher"):
+        report(student_at(tmp_path / "s.mlffd"), strange, None, QUICK, {}, tmp_path / "report")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_figures_belong_to_what_they_were_measured_on(tmp_path, held_out):
+    """Other start structures under the same name, or another training domain: measured anew."""
+    starts, student = tmp_path / "starts.xyz", student_at(tmp_path / "s.mlffd")
+    settings = replace(QUICK, parts=["hot"], start="starts.xyz")
+
+    def parts():
+        measure(student, held_out, TEACHER, settings, tmp_path / "r", tmp_path)
+        return len(list((tmp_path / "r" / "parts").glob("*hot.json")))
+
+    ase.io.write(starts, held_out.structures[:3])
+    assert [parts(), parts()] == [1, 1]
+    ase.io.write(starts, held_out.structures[3:])
+    assert parts() == 2
+    student_at(tmp_path / "s.mlffd", training_domain={"pairs": {}})
+    assert parts() == 3
+
+
+def test_another_students_starts_do_not_hide_a_bad_equilibration(measured, held_out, liquid):
+    """Seen to fail: by boxes that a better student had brought to rest it passed."""
+    _, first = measured
+    settings = replace(QUICK, parts=["hot"], hot_steps=8, runs=str(first / "runs"))
+    wild = student_at(liquid / "wilder.mlffd", epsilon=40.0)
+    found = by_name(measure(wild, held_out, TEACHER, settings, liquid / "wilder"))
+    assert found["cut_trajectories_hot"]["value"] >= 3
+    assert "3 while they equilibrated" in found["cut_trajectories_hot"]["note"]
+
+
+def test_two_processes_do_not_write_one_trajectory(tmp_path):
+    with lock(tmp_path / ".lock"), pytest.raises(MlffdError, match="another process runs the trajectory"):
+        record(tmp_path, [], None, 10, 5, 5, 0, "run")
 
 
 def test_command(tmp_path, liquid, capsys):

@@ -32,7 +32,7 @@ RESTS_ON = {
     "check": ["engine"],
     "drivers": ["check", "config", "environment"],
     "teachers": ["errors", "units", "config"],
-    "dataset.label_file": ["environment", "errors", "units", "files"],
+    "dataset.label_file": ["environment", "errors", "units", "files", "evaluation"],
     "dataset.store": ["dataset.label_file"],
     "dataset.frames": ["errors"],
     "dataset": ["dataset.store", "dataset.frames", "teachers", "dynamics"],

@@ -16,6 +16,8 @@ from ase import Atoms
 from ase.build import bulk
 from ase.constraints import FixAtoms
 
+from mlffd.__main__ import parser
+from mlffd.commands.arguments import given_teacher
 from mlffd.dataset.label import label
 from mlffd.dataset.store import LabelStore, read_labels
 from mlffd.errors import LabelError, TeacherError
@@ -100,6 +102,12 @@ def group_is_gone(group):
     except ProcessLookupError:
         return True
     return False
+
+
+def test_settings_add_up():
+    """Seen to fail: of several --set the last one counted."""
+    words = ["label", "f.xyz", "--teacher", "gfn2-xtb", "--set", "charge=-1", "--set", "spin=2", "-o", "l.h5"]
+    assert given_teacher(parser().parse_args(words)) == {"name": "gfn2-xtb", "charge": -1, "spin": 2}
 
 
 def test_killed_and_resumed_gives_the_same_bytes_and_leaves_no_process(crystals, tmp_path):

@@ -247,6 +247,17 @@ def test_start_frames_of_the_nearest_density_are_scaled_to_it(tmp_path):
     assert not set(keys) & {t.key for t in plan(wanted, tmp_path)}  # other starts, other trajectories
 
 
+def test_charge_and_spin_of_a_start_stay_with_its_frames(tmp_path):
+    """Seen to fail: frames of an ion were labelled as neutral."""
+    start = packed_box({"Ar": 8}, 1.2, np.random.default_rng(0))
+    start.info = {"charge": 2, "spin": 3, "note": "mine"}
+    ase.io.write(tmp_path / "start.xyz", start)
+    sample(config(composition=None, start="start.xyz"), tmp_path / "a.xyz", directory=tmp_path)
+    frames = ase.io.read(tmp_path / "a.xyz", ":")
+    assert [(atoms.info["charge"], atoms.info["spin"]) for atoms in frames] == [(2, 3)] * len(frames)
+    assert "note" not in frames[0].info
+
+
 def test_rattled_frames_are_the_stated_fraction(tmp_path):
     sample(config(frames=10, rattle_fraction=0.3, rattle_stdev=[0.1, 0.2]), tmp_path / "a.xyz")
     rattles = [a.info.get("rattle") for a in ase.io.read(tmp_path / "a.xyz", ":")]

@@ -211,11 +211,20 @@ def test_missing_and_unfinished_files_say_so(tmp_path):
         read_labels(tmp_path)
 
 
+def test_another_charge_is_another_frame():
+    """Labels of a frame whose charge was corrected are not those that are there."""
+    neutral = frames()[0]
+    charged, same = neutral.copy(), neutral.copy()
+    charged.info["charge"], same.info["note"] = 1, "neutral"
+    assert frames_hash([charged]) != frames_hash([neutral]) == frames_hash([same])
+
+
 def test_sets_of_one_teacher_join(tmp_path):
     labels = read_labels(written(tmp_path / "labels.h5"))
     both = join_labels([labels, labels])
     assert len(both) == len(both.energies) == len(both.forces) == len(both.stresses) == 6
     assert both.hash != labels.hash
+    assert both.hashes == [both.hash, labels.hash, labels.hash]
     changed = {**labels.metadata, "teacher": {**TEACHER, "name": "7net-0"}}
     other = type(labels)(labels.structures, labels.energies, labels.forces, labels.stresses, changed, "")
     with pytest.raises(LabelError, match="another teacher: name 'lj', now '7net-0'"):

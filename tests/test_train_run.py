@@ -163,6 +163,7 @@ def test_validation_labels_are_what_is_validated_with(labels, tmp_path):
     others = neon_argon(3, first_seed=90, title="9")
     bundle = train(labels, STUDENT, dataclasses.replace(FOUR, epochs=1), tmp_path / "s.mlffd", others)
     assert bundle.metadata["errors"]["validation"]["n_frames"] == 3
+    assert bundle.metadata["labels"]["seen"] == sorted([labels.hash, others.hash])
     strange = dataclasses.replace(others, metadata={"teacher": {"name": "mace"}})
     with pytest.raises(ConfigError, match="another teacher"):
         train(labels, STUDENT, FOUR, tmp_path / "t.mlffd", strange)

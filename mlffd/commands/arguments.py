@@ -16,6 +16,11 @@ def add_verb(verbs, function: Callable, name: str) -> argparse.ArgumentParser:
     return sub
 
 
+def add_settings(sub: argparse.ArgumentParser, help: str) -> None:
+    """``--set KEY=VALUE``, any number of them, however they are spread over the line."""
+    sub.add_argument("--set", nargs="*", action="extend", default=[], metavar="KEY=VALUE", help=help)
+
+
 def setting(text: str) -> tuple[str, object]:
     """``key=value`` with the value read as JSON where it is JSON, else as text.
 

@@ -18,8 +18,15 @@ def add_verbs(verbs) -> None:
     sub.add_argument("--status", action="store_true", help="only say how far it is")
     sub.add_argument("--init", type=Path, metavar="STRUCTURE", help="write a commented config to begin with")
     sub.add_argument("--teacher", help="for --init; see mlffd teachers")
-    sub.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="for --init: teacher settings")
-    sub.add_argument("--temperature", type=float, default=300.0, help="for --init: K (default %(default)s)")
+    sub.add_argument(
+        "--set",
+        nargs="*",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="for --init: teacher settings",
+    )
+    sub.add_argument("--temperature", type=float, help="for --init: K (default 300)")
 
     sub = add_verb(verbs, run_sample, "sample")
     sub.add_argument("config", type=Path, help="TOML file with stages; see mlffd/dataset/sample.py")
@@ -41,10 +48,12 @@ def run_distill(options) -> int:
         if not options.teacher:
             raise ConfigError("--init needs --teacher NAME: `mlffd teachers` lists them")
         teacher = given_teacher(options)
-        odd = write_config(options.config, options.init, teacher, options.temperature)
+        odd = write_config(options.config, options.init, teacher, options.temperature or 300.0)
         print(*odd, sep="\n", end="\n" if odd else "", file=sys.stderr)
         print(f"wrote {options.config}: read it, then `mlffd distill {quote(str(options.config))}`")
         return 0
+    if options.teacher or options.set or options.temperature is not None:
+        raise ConfigError("--teacher, --set and --temperature are for --init; else the config says it")
     if options.status:
         print(*status(options.config), sep="\n")
         return 0

@@ -14,12 +14,16 @@ def add_verbs(verbs) -> None:
     sub = add_verb(verbs, run_audit, "audit")
     sub.add_argument("frames", type=Path, help="structures, any file ASE reads")
     sub.add_argument("--teacher", help="name of the teacher they are for; it need not be installed")
-    sub.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="teacher settings")
+    sub.add_argument(
+        "--set", nargs="*", action="extend", default=[], metavar="KEY=VALUE", help="teacher settings"
+    )
 
     sub = add_verb(verbs, run_label, "label")
     sub.add_argument("frames", type=Path, help="structures, any file ASE reads")
     sub.add_argument("--teacher", required=True, help="see `mlffd teachers`, or module:factory")
-    sub.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="teacher settings")
+    sub.add_argument(
+        "--set", nargs="*", action="extend", default=[], metavar="KEY=VALUE", help="teacher settings"
+    )
     sub.add_argument("--device", default="cpu", help="where the teacher runs (default %(default)s)")
     sub.add_argument("--workers", type=int, default=1, help="one-thread processes; or use mpiexec")
     sub.add_argument("--retry-failed", action="store_true", help="label again what has failed before")
@@ -43,7 +47,9 @@ def add_verbs(verbs) -> None:
     sub.add_argument("--teacher-name", dest="name", help="who made the labels")
     sub.add_argument("--teacher-version", dest="version", default="not stated")
     sub.add_argument("--licence", help="under which these labels may be used")
-    sub.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings to be remembered")
+    sub.add_argument(
+        "--set", nargs="*", action="extend", default=[], metavar="KEY=VALUE", help="settings to be remembered"
+    )
     for what in ("energy", "forces", "stress", "virial"):
         sub.add_argument(f"--{what}-key", dest=what, metavar="KEY", help=f"name of the {what} in the file")
     sub.add_argument("--stress-unit", choices=["eV/A3", "GPa", "kbar", "bar"], help="(default eV/A3)")

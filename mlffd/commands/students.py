@@ -32,7 +32,9 @@ def add_verbs(verbs) -> None:
     sub.add_argument("labels", type=Path, nargs="+", help="HDF5 label files that it was not trained on")
     sub.add_argument("--config", type=Path, help="TOML file with tables [fidelity], [bars] and [teacher]")
     sub.add_argument("--teacher", help="default: that of the labels; none: leave out what needs one")
-    sub.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="teacher settings")
+    sub.add_argument(
+        "--set", nargs="*", action="extend", default=[], metavar="KEY=VALUE", help="teacher settings"
+    )
     sub.add_argument("--into", type=Path, metavar="BUNDLE", help="write the student with its verdict here")
     sub.add_argument("-o", "--output", type=Path, required=True, help="folder of the report")
 
@@ -130,6 +132,8 @@ def run_report(options) -> int:
     teacher = tables.get("teacher")
     if options.teacher:
         teacher = given_teacher(options)
+    elif options.set:
+        raise ConfigError("--set needs --teacher NAME")
     labels = join_labels([read_labels(path) for path in options.labels])
     home = options.config.parent if options.config else Path(".")
     judged = report(

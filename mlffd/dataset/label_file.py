@@ -57,6 +57,11 @@ class LabelledSet:
     def __len__(self):
         return len(self.structures)
 
+    @property
+    def hashes(self):
+        """That of all of it, and those of the files it was joined from."""
+        return [self.hash, *self.metadata.get("joined", [])]
+
 
 def frame_record(number, atoms, energy, forces, stress, hessian=None):
     """One labelled frame as the arrays that are stored of it; see LabelledSet for shapes and units.

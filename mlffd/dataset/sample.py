@@ -214,7 +214,7 @@ def _frame(atoms, n, trajectory, step, rng):
     """A bare copy of the atoms that tells where it comes from, rattled or strained if it is its turn."""
     settings = trajectory.settings
     frame = bare(atoms)
-    frame.info = {
+    frame.info |= {
         "stage": settings["name"],
         "temperature": float(settings["temperature"]),
         "trajectory": trajectory.key[:16],

@@ -28,6 +28,7 @@ from mlffd.dataset.label_file import (
     write_labels,
 )
 from mlffd.errors import LabelError
+from mlffd.evaluation import STATE
 from mlffd.files import lock, replacing, write_atomically
 
 __all__ = ["LabelStore", "LabelledSet", "frames_hash", "join_labels", "read_labels"]
@@ -159,11 +160,15 @@ class LabelStore:
 
 
 def frames_hash(frames):
-    """sha256 of what is to be labelled: species, positions, cells and pbc of all frames, in order."""
+    """sha256 of what is to be labelled: species, positions, cells, pbc, charges and spins of all frames, in
+    order."""
     digest = hashlib.sha256()
     for atoms in frames:
         for array in (atoms.numbers.astype("<i8"), atoms.positions, atoms.cell.array, atoms.pbc):
             digest.update(np.ascontiguousarray(array).tobytes())
+        state = {key: str(atoms.info[key]) for key in STATE if key in atoms.info}
+        if state:  # frames that say nothing of it keep the hash they had
+            digest.update(json.dumps(state, sort_keys=True).encode())
     return digest.hexdigest()
 
 

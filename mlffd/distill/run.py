@@ -83,10 +83,11 @@ class Distillation:
         stages = [
             stage for table in (*self.config.rounds, self.config.test) for stage in table.get("stages", [])
         ]
-        for table in (*stages, self.config.loop or {}, self.config.fidelity):
+        for k, table in enumerate((*stages, self.config.loop or {}, self.config.fidelity)):
             for name in names(table.get("start")):
                 path = locate(name, self.home)
-                ours = name == PREVIOUS_FRAMES or path.resolve().is_relative_to(self.directory.resolve())
+                ours = path.resolve().is_relative_to(self.directory.resolve())
+                ours |= name == PREVIOUS_FRAMES and k < len(stages)
                 if not ours and not path.is_file():
                     raise ConfigError(f"start = {name!r}: there is no such file beside the config")
 

@@ -36,6 +36,8 @@ def frames_and_labels(directory: Path, name: str) -> list[str]:
         labelled = read_labels(labels)
         failed = len(labelled.metadata["failed"])
         return [f"{name}: {len(labelled)} frames labelled" + (f", {failed} failed" if failed else "")]
+    if frames.exists() and not frames.stat().st_size:
+        return []  # nothing new was found
     if frames.exists():
         return [f"{name}: labelling, {len(LabelStore(labels).done())} frames are done"]
     return [f"{name}: looking for frames"] if any(directory.glob(f"{name}.xyz.*")) else []

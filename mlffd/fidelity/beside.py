@@ -10,6 +10,7 @@ from mlffd.fidelity.trajectories import Recording
 
 BLOCKS = 10  # of all replicas together, at least
 FEW = 10.0  # independent samples, below which a run is called short
+NO_ERROR = "too short to judge: no error"
 TOO_COLD = 0.03  # of the temperature, by which a run that is long enough does not miss it
 
 

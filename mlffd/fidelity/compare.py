@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from mlffd.fidelity.beside import Findings, Pair, notes, short, temperature_remark
+from mlffd.fidelity.beside import NO_ERROR, Findings, Pair, notes, short, temperature_remark
 from mlffd.fidelity.diffusion import compare_diffusion
 from mlffd.fidelity.lines import line
 from mlffd.fidelity.observables import pressure
@@ -39,5 +39,6 @@ def compare_pressure(pair: Pair) -> Findings:
     ]
     (teacher, error), (student, error_2) = map(mean_with_error, series)
     both = f"teacher {teacher:.4g} ± {error:.2g}, student {student:.4g} ± {error_2:.2g} GPa"
-    doubt = short(n_independent(series[0]))
-    return Findings([line("pressure_difference", *difference_with_error(*series), both, doubt)])
+    difference, its_error = difference_with_error(*series)
+    doubt = short(n_independent(series[0])) or ("" if np.isfinite(its_error) else NO_ERROR)
+    return Findings([line("pressure_difference", difference, its_error, both, doubt)])

@@ -9,6 +9,7 @@ from ase import Atoms
 from mlffd.domain import KEY
 from mlffd.drivers.guard import AtomicLimits
 from mlffd.engine import EdgeGradients, Engine
+from mlffd.fidelity.beside import NO_ERROR
 from mlffd.fidelity.lines import line
 from mlffd.fidelity.statistics import mean_with_error
 from mlffd.fidelity.trajectories import Recording
@@ -45,4 +46,5 @@ def outside_line(engine: Engine, replicas: Sequence[Recording]) -> dict:
     fraction, error = mean_with_error(flags)
     first = next((reason for series in reasons for reason in series if reason), None)
     note = f"{int(sum(map(np.sum, flags)))} of {n} frames" + (f", first: {first}" if first else "")
-    return line(name, fraction, error if 0.0 < fraction < 1.0 else 1.0 / n, note)
+    error = error if 0.0 < fraction < 1.0 else 1.0 / n
+    return line(name, fraction, error, note, "" if np.isfinite(error) else NO_ERROR)

@@ -27,7 +27,8 @@ from mlffd.bundle import Bundle, read_bundle
 from mlffd.dataset.evaluate import Recipe
 from mlffd.dataset.frames import read_frames
 from mlffd.dataset.plan import locate, names
-from mlffd.dataset.store import LabelledSet, read_labels
+from mlffd.dataset.store import LabelledSet, frames_hash, read_labels
+from mlffd.domain import KEY as DOMAIN
 from mlffd.engine import Engine
 from mlffd.environment import commit, cpu_model, installed_version, load_average, sha256_of
 from mlffd.errors import ConfigError, TeacherError
@@ -46,7 +47,8 @@ from mlffd.fidelity.second_teacher import second_teacher_lines
 from mlffd.fidelity.speed import speed_lines, time_both
 from mlffd.fidelity.teacher import TeacherProcesses, evaluate_afresh
 from mlffd.files import write_atomically
-from mlffd.teachers import load_teacher
+from mlffd.teachers import Teacher, load_teacher
+from mlffd.teachers.ase_factory import SOURCE
 
 FORMAT = 1
 ROOM = Path(__file__).parent
@@ -128,15 +130,17 @@ class Measurement:
 
     def check(self) -> None:
         """Refuse what would make a report that means nothing."""
-        if self.bundle.metadata.get("labels", {}).get("sha256") == self.held_out.hash:
-            raise ConfigError("the student was trained on these labels: a report needs held-out ones")
-        labelled_by = self.held_out.metadata["teacher"]
-        here = self.teacher_facts or labelled_by
-        for key in ("name", "settings"):
-            if here.get(key) != labelled_by.get(key):
+        of_training = self.bundle.metadata.get("labels", {})
+        seen = {of_training.get("sha256"), *of_training.get("seen", [])}
+        if seen & set(self.held_out.hashes):
+            raise ConfigError(
+                "the student was trained on these labels, or chosen by them: a report needs held-out ones"
+            )
+        labelled_by, students = self.held_out.metadata["teacher"], self.bundle.metadata.get("teacher")
+        for who, other in (("the teacher here", self.teacher_facts), ("the student's", students)):
+            if other and identity(other) != identity(labelled_by):
                 raise ConfigError(
-                    f"the held-out labels are of a teacher with {key} {labelled_by.get(key)!r}, this one has "
-                    f"{here.get(key)!r}"
+                    f"the held-out labels are by {identity(labelled_by)}, {who} is {identity(other)}"
                 )
 
     @cached_property
@@ -153,6 +157,12 @@ class Measurement:
     @cached_property
     def evaluate_teacher(self) -> Callable | None:
         return self.teacher and evaluate_afresh(self.teacher.calculator)
+
+    @cached_property
+    def second(self) -> Teacher | None:
+        """The second teacher, where one is named."""
+        spec = self.settings.second_teacher
+        return None if spec is None else load_teacher(spec, directory=self.directory)
 
     @cached_property
     def crew(self) -> TeacherProcesses | None:
@@ -179,24 +189,36 @@ class Measurement:
 
     def part(self, name: str) -> dict:
         """Lines, curves, tables and files of a part; from disk if measured under the same conditions."""
-        path = self.kept(f"{name}.json", of_teacher=name == "gradient")
-        if path.exists():
-            return json.loads(path.read_text())
         try:
+            path = self.kept(f"{name}.json", of_teacher=name == "gradient", **self.conditions_of(name))
+            if path.exists():
+                return json.loads(path.read_text())
             found = PARTS_OF[name](self)
         except TeacherError as error:  # not kept, so that it is tried again
             return nothing(str(error), BY_TEACHER.get(name, ()))
         write_atomically(path, json.dumps(plain_part(found), indent=1) + "\n")
         return found
 
-    def kept(self, name: str, of_teacher: bool = False) -> Path:
-        """The file of that name for these labels, this teacher, these settings, and, but for what is
-        ``of_teacher`` alone, this student; and for the code that measured, whose figures it has."""
+    def kept(self, name: str, of_teacher: bool = False, **more) -> Path:
+        """The file of that name for these labels, this teacher, these settings and starts, and, but for what
+        is ``of_teacher`` alone, this student; for the code that measured, whose figures it has; and for
+        ``more``."""
         settings = {key: value for key, value in vars(self.settings).items() if key not in NO_MATTER}
-        facts = [CODE, self.held_out.hash, self.teacher_facts, settings]
+        starts = frames_hash(self.runs.raw_starts)
+        facts = [CODE, self.held_out.hash, self.teacher_facts, settings, starts, more]
         if not of_teacher:
-            facts.append(self.bundle.weights_sha256)
+            facts += [self.bundle.weights_sha256, self.bundle.metadata.get(DOMAIN)]
         return self.folder / "parts" / f"{digest(facts)}_{name}"
+
+    def conditions_of(self, part: str) -> dict:
+        """What else the figures of a part depend on."""
+        if part == "speed":
+            return {"cpu": cpu_model(), "threads": torch.get_num_threads()}
+        if part == "second_teacher" and self.second is not None:
+            return {"second": self.second.description()}
+        if part in BY_RUNS:
+            return {"base": self.runs.base.name, "fast": self.runs.fast.weights_sha256}
+        return {}
 
     def student_facts(self) -> dict:
         student = self.bundle.student
@@ -243,11 +265,9 @@ class Measurement:
 
     def second_teacher(self) -> dict:
         """Where one is named."""
-        spec = self.settings.second_teacher
-        if spec is None:
+        if self.second is None:
             return {}
-        second = load_teacher(spec, directory=self.directory)
-        return {"lines": second_teacher_lines(self.exact, self.held_out, second)}
+        return {"lines": second_teacher_lines(self.exact, self.held_out, self.second)}
 
     def student(self) -> dict:
         """The student's own runs at the temperature."""
@@ -314,6 +334,7 @@ NO_TEACHER = "there is no teacher here to measure with"
 BY_TRAJECTORIES = (
     "teacher_md_force_mae", "rdf_peak_position", "rdf_peak_height", "pressure_difference", "diffusion_ratio",
 )  # fmt: skip
+BY_RUNS = ("teacher", "student", "hot", "constant_energy")  # parts that trajectories are run for
 BY_TEACHER = {
     "teacher": BY_TRAJECTORIES,
     "speed": ("student_us_per_atom", "teacher_us_per_atom", "speedup"),
@@ -329,6 +350,13 @@ PARTS_OF = {
 ORDER = (
     "errors", "second_teacher", "teacher", "student", "hot", "constant_energy", "speed", "gradient",
 )  # on the page # fmt: skip
+
+
+def identity(teacher: dict) -> str:
+    """What tells a teacher from another: name, settings, and of somebody's own module its source."""
+    words = [str(teacher.get("name")), json.dumps(teacher.get("settings", {}), sort_keys=True)]
+    version = str(teacher.get("version", ""))
+    return " ".join([*words, version] if version.startswith(SOURCE) else words)
 
 
 def nothing(why: str, names: Sequence[str]) -> dict:

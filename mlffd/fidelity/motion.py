@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mlffd.fidelity.beside import NO_ERROR
 from mlffd.fidelity.config import FidelityConfig
 from mlffd.fidelity.lines import line, table
 from mlffd.fidelity.runs import Runs
@@ -17,7 +18,7 @@ MEV = 1e-3
 
 def cut_line(name: str, runs: Runs, replicas: Sequence[Recording], temperature: float, what: str) -> dict:
     """How many replicas blew up, those that did so while they equilibrated included."""
-    lost = [] if runs.by_other_student else [r for r in runs.equilibration if r.cut]
+    lost = [replica for replica in runs.own_equilibration if replica.cut]
     cut = [*lost, *(replica for replica in replicas if replica.cut)]
     steps = {"student": runs.settings.student_steps, "hot": runs.settings.hot_steps}[what]
     length = 1e-3 * steps * runs.settings.time_step
@@ -45,7 +46,7 @@ def drift_line(replicas: Sequence[Recording], time_step: float) -> dict:
     note += f"float32; fluctuations {spread:.2g} meV/atom"
     if not abs(error) < 1.0:  # a run of some ps says little of a ns
         note += f"; too short for less than {abs(error):.2g} meV/atom/ns"
-    doubt = "" if np.isfinite(error) else "too short to judge: no error"
+    doubt = "" if np.isfinite(error) else NO_ERROR
     n_cut = sum(replica.cut is not None for replica in replicas)
     if n_cut:
         doubt = f"{n_cut} blew up"

@@ -10,10 +10,11 @@ from mlffd.errors import ConfigError, TeacherError
 from mlffd.fidelity.config import FidelityConfig
 from mlffd.fidelity.measure import measure
 from mlffd.report import check_bars, judge, write_page
-from mlffd.teachers import facts_of
+from mlffd.teachers import facts_of, settings_of
 from mlffd.verdict import AFTER, BEFORE, FAILED, describe
 
 NONE = "none"  # in place of a teacher's name
+NAMES_OF_FILES = ("weights", "command")  # settings of teachers that name files or programs
 
 
 def report(
@@ -60,15 +61,21 @@ def teacher_of(held_out: LabelledSet, teacher: dict | str | None) -> dict | str 
         return None
     if teacher is not None:
         return teacher
-    labelled_by = held_out.metadata["teacher"]
+    name, used = held_out.metadata["teacher"]["name"], held_out.metadata["teacher"].get("settings", {})
     try:
-        facts_of(labelled_by["name"])
+        known = settings_of(facts_of(name))
     except TeacherError as error:  # labels that were made elsewhere
         raise ConfigError(
-            f"the held-out labels are by {labelled_by['name']!r}, which cannot be run here: "
-            "with --teacher none all is left out that needs it"
+            f"the held-out labels are by {name!r}, which cannot be run here: with --teacher none all is left "
+            "out that needs it"
         ) from error
-    return {"name": labelled_by["name"], **labelled_by.get("settings", {})}
+    # code and files are run because a user names them, never because a label file does
+    if ":" in name or any(key not in known or key in NAMES_OF_FILES for key in used):
+        raise ConfigError(
+            f"the held-out labels are by {name!r} with {used or 'no settings'}: as that may run code or read "
+            "files, name it by --teacher and --set; or --teacher none"
+        )
+    return {"name": name, **used}
 
 
 def summary(judged: dict) -> Sequence[str]:

@@ -13,6 +13,7 @@ import numpy as np
 from ase import Atoms
 
 from mlffd.bundle import Bundle, read_bundle, write_bundle
+from mlffd.dataset.starts import bare
 from mlffd.dataset.store import frames_hash
 from mlffd.dynamics import Trajectories
 from mlffd.engine import Engine
@@ -39,11 +40,6 @@ def choose_starts(structures: Sequence[Atoms], n: int, temperature: float) -> li
     nearest = np.flatnonzero(misfits <= misfits.min() + 1e-6)
     chosen = nearest[np.arange(n) * len(nearest) // n]
     return [bare(structures[k]) for k in chosen]
-
-
-def bare(atoms: Atoms) -> Atoms:
-    """Elements, positions and cell alone."""
-    return Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
 
 
 @dataclass(frozen=True)
@@ -111,6 +107,15 @@ class Runs:
             (self.base / "blew_up").touch()
 
     @cached_property
+    def own_equilibration(self) -> list[Recording]:
+        """By the student that is judged, from the raw starts: how it gets on there is its own."""
+        if not self.by_other_student:
+            return self.equilibration
+        steps = self.settings.equilibration
+        begin = self._begin(self.bundle, self.settings.temperature, QUICK)
+        return self._own("equilibration", begin, steps, self.raw_starts)
+
+    @cached_property
     def starts(self) -> list[Atoms]:
         """Those that equilibrated."""
         return [replica.end for replica in self.equilibration if replica.cut is None]
@@ -138,7 +143,8 @@ class Runs:
         facts = [
             name,
             self.bundle.weights_sha256,
-            str(self.base.name),
+            self.base.name,
+            self.fast.weights_sha256,
             settings.temperature * settings.hot_factor,
         ]
         folder = self.folder / f"{name}_{digest([*facts, settings.interval])}"

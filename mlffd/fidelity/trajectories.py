@@ -6,7 +6,8 @@ numbers of one that was not.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from zipfile import BadZipFile
@@ -15,11 +16,12 @@ import numpy as np
 from ase import Atoms
 from tqdm import tqdm
 
+from mlffd.dataset.starts import bare
 from mlffd.dataset.store import LabelStore, frames_hash
 from mlffd.dynamics import Trajectories
 from mlffd.errors import MlffdError
 from mlffd.evaluation import Evaluate
-from mlffd.files import replacing
+from mlffd.files import lock, replacing
 
 SERIES = ("positions", "forces", "energies", "stresses", "conserved", "temperatures")
 # begins dynamics: structures, their seeds, steps done before
@@ -62,8 +64,9 @@ class Recording:
 
     def frame(self, k: int) -> Atoms:
         """A bare structure."""
-        atoms = self.start
-        return Atoms(atoms.numbers, positions=self.positions[k], cell=atoms.cell, pbc=atoms.pbc)
+        atoms = bare(self.start)
+        atoms.positions = self.positions[k]
+        return atoms
 
 
 class Remembering:
@@ -97,21 +100,33 @@ def record(
     ``folder`` keeps chunks of ``chunk`` steps (a multiple of ``every``); what is there is not run again.
 
     Raises:
-        MlffdError: a chunk on disk is damaged.
+        MlffdError: a chunk on disk is damaged, or another process runs this trajectory.
         What ``begin`` raises.
     """
     folder.mkdir(parents=True, exist_ok=True)
     replicas = [Recording(atoms, atoms, *empty_series(len(atoms)), None) for atoms in starts]
     n_steps -= n_steps % every
-    with tqdm(total=n_steps, unit="step", desc=title) as progress:
-        for first in range(0, n_steps, chunk):
-            last = min(first + chunk, n_steps)
-            path = folder / f"steps_{first:09d}_{last:09d}.npz"
+    ends = [(first, min(first + chunk, n_steps)) for first in range(0, n_steps, chunk)]
+    paths = [folder / f"steps_{first:09d}_{last:09d}.npz" for first, last in ends]
+    with alone_in(folder, paths), tqdm(total=n_steps, unit="step", desc=title) as progress:
+        for (first, last), path in zip(ends, paths):
             if not path.exists():
                 write_chunk(path, run_chunk(replicas, begin, first, last, every, seed, progress))
             replicas = [joined(replica, part) for replica, part in zip(replicas, read_chunk(path, replicas))]
             progress.update(last - progress.n)
     return replicas
+
+
+@contextmanager
+def alone_in(folder: Path, paths: Sequence[Path]) -> Iterator[None]:
+    """Where some of the files are missing, no other process is to write them meanwhile."""
+    if all(path.exists() for path in paths):
+        yield
+        return
+    with lock(folder / ".lock") as free:
+        if not free:
+            raise MlffdError(f"another process runs the trajectory in {folder}: wait for its end")
+        yield
 
 
 def empty_series(n_atoms: int) -> tuple[np.ndarray, ...]:
@@ -206,12 +221,13 @@ def write_labels(path: Path, replicas: Sequence[Recording], teacher: dict, tempe
     for n, replica in enumerate(replicas):
         for k, step in enumerate(replica.steps.tolist()):
             atoms = replica.frame(k)
-            atoms.info = {"trajectory": f"teacher {n}", "step": step, "temperature": temperature}
+            atoms.info |= {"trajectory": f"teacher {n}", "step": step, "temperature": temperature}
             frames.append(atoms)
             labels.append((replica.energies[k], replica.forces[k], replica.stresses[k]))
-    store.begin({"teacher": teacher, "frames": frames_hash(frames), "n_frames": len(frames)})
-    done = store.done()
-    for number, (atoms, label) in enumerate(zip(frames, labels)):
-        if number not in done:
-            store.add(number, atoms, *label)
-    store.finish()
+    with store.locked():
+        store.begin({"teacher": teacher, "frames": frames_hash(frames), "n_frames": len(frames)})
+        done = store.done()
+        for number, (atoms, label) in enumerate(zip(frames, labels)):
+            if number not in done:
+                store.add(number, atoms, *label)
+        store.finish()

@@ -13,6 +13,7 @@ from ase.calculators.calculator import BaseCalculator
 from mlffd.errors import TeacherError
 from mlffd.teachers.facts import NOT_KNOWN, TeacherFacts
 
+SOURCE = "source sha256 "  # how the version begins of a module that has none
 # what a stranger's factory may raise when its settings or its weights are wrong
 FACTORY_FAILURES = (ValueError, TypeError, LookupError, RuntimeError, OSError, ImportError, AttributeError)
 
@@ -80,7 +81,7 @@ def _source_digest(module):
     path = getattr(module, "__file__", None)
     if path is None:
         return "not stated"
-    return "source sha256 " + hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
+    return SOURCE + hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
 
 
 FACTORY = TeacherFacts(

@@ -101,7 +101,7 @@ def train(
         raise ConfigError("the validation loss was never finite: check the validation frames")
     if ranks.rank == 0:
         errors = evaluate(state.best, validation_frames)
-        entries = training_facts(labels, config, state, errors, fingerprint, note)
+        entries = training_facts(labels, validation, config, state, errors, fingerprint, note)
         seen = training_frames if validation else training_frames + validation_frames
         entries[DOMAIN] = training_domain(state.best, seen)
         write_bundle(output, state.best.cast(DTYPE), {**state.facts, **entries})
@@ -311,14 +311,21 @@ def describe_run(
 
 
 def training_facts(
-    labels: LabelledSet, config: TrainConfig, state: TrainState, errors: dict, fingerprint: str, note: str
+    labels: LabelledSet,
+    validation: LabelledSet | None,
+    config: TrainConfig,
+    state: TrainState,
+    errors: dict,
+    fingerprint: str,
+    note: str,
 ) -> dict:
     """What the bundle says of its origin."""
+    seen = sorted({hash_ for one in (labels, validation) if one for hash_ in one.hashes})
     date = time.strftime("%Y-%m-%d", time.gmtime())
     training = {**asdict(config), "date": date, "fingerprint": fingerprint, "best_epoch": state.best_epoch}
     return {
         "teacher": labels.metadata["teacher"],
-        "labels": {"sha256": labels.hash, "n_frames": len(labels.structures)},
+        "labels": {"sha256": labels.hash, "n_frames": len(labels.structures), "seen": seen},
         "training": {**training, "note": note} if note else training,
         "errors": {"validation": errors},
     }
