@@ -49,8 +49,7 @@ def subset(labels: LabelledSet, chosen: np.ndarray) -> LabelledSet:
 
 
 def training_sets(labels: dict[str, LabelledSet], rounds: list[int], sizes, seed: int):
-    """(series, labels) for every size that a series has frames for; ``rounds`` are the lengths of the explored
-    ones."""
+    """(series, labels) for every size that a series has frames for; ``rounds``: lengths of the explored ones."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels["random"]))
     of_rounds = [first + rng.permutation(n) for first, n in zip(np.cumsum([0, *rounds]), rounds)]
@@ -77,9 +76,8 @@ def measure(options) -> dict:
         check_apart(frames.structures, test.structures)
     options.folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for series, frames in training_sets(
-        labels, list(map(len, files["explored"])), options.sizes, options.seed
-    ):
+    rounds = list(map(len, files["explored"]))
+    for series, frames in training_sets(labels, rounds, options.sizes, options.seed):
         output = options.folder / f"{series}-{len(frames)}.mlffd"
         config = same_number_of_steps(plan.final, frames, options.steps)
         student = train(frames, plan.student.architecture, config, output).student

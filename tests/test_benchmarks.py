@@ -533,7 +533,7 @@ def test_label_budget(label_files, tmp_path):
 
 @pytest.mark.slow
 def test_a_budget_buys_round_after_round(label_files):
-    """Of the round that it ends in, frames of all stages; seen to fail when those of all rounds were mixed."""
+    """Of the round it ends in, frames of all stages; seen to fail when those of all rounds were mixed."""
     explored = join_labels([read_labels(label_files[name]) for name in ("round0", "round1")])
     sets = label_budget.training_sets({"explored": explored, "random": explored}, [3, 4], (2, 5), seed=1)
     few, more = (labels.structures for series, labels in sets if series == "explored")
