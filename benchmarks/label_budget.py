@@ -49,7 +49,7 @@ def subset(labels: LabelledSet, chosen: np.ndarray) -> LabelledSet:
 
 
 def training_sets(labels: dict[str, LabelledSet], rounds: list[int], sizes, seed: int):
-    """(series, labels) for every size that a series has frames for; ``rounds``: lengths of the explored ones."""
+    """(series, labels) for every size that a series has frames for; ``rounds``: lengths of those explored."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels["random"]))
     of_rounds = [first + rng.permutation(n) for first, n in zip(np.cumsum([0, *rounds]), rounds)]
