@@ -47,7 +47,7 @@ def drawn(draw: Callable, width: float = WIDTH, height: float = 3.2, kind: str =
             return file.getvalue()
         file = StringIO()
         figure.savefig(file, format="svg")
-    text = file.getvalue()
+    text = re.sub(r"\b([1-9]\d*\.\d\d)\d+", r"\1", file.getvalue())  # hundredths of a pixel are enough
     # the metadata name the date, and places elsewhere
     return re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
 
