@@ -19,7 +19,7 @@ from mlffd.train import loop
 from mlffd.train.checkpoint import begin
 from mlffd.train.config import StudentConfig, TrainConfig
 from mlffd.train.frames import batches, labelled_graphs, split
-from mlffd.train.loss import predict_with_hessian
+from mlffd.train.loss import batch_targets, loss, predict_with_hessian
 from mlffd.train.ranks import Ranks
 
 
@@ -129,6 +129,19 @@ def test_a_batch_in_chunks_has_the_same_gradient(hessian_weight, monkeypatch):
     parts = gradient_of_batch(frames, config)
     for name, value in whole.items():
         assert torch.allclose(parts[name], value, rtol=1e-4, atol=1e-4 * float(value.abs().max())), name
+
+
+def test_structures_with_large_forces_weigh_less():
+    """By the square of the ratio; those with forces below the scale, or none, as they did."""
+    graphs, targets = zip(*labelled_graphs(neon_argon(4), 5.0, torch.float64))
+    targets = [dataclasses.replace(t, forces=s * t.forces) for s, t in zip((0.0, 1e-3, 1.0, 4.0), targets)]
+    graph, target = batch(list(graphs)), batch_targets(targets)
+    student = build_student({**STUDENT, "species": [10, 18]})
+    alike = loss(predict(student, graph), target, graph, CONFIG)
+    size = [float((t.forces**2).mean() ** 0.5) for t in targets]
+    scaled = loss(predict(student, graph), target, graph, dataclasses.replace(CONFIG, force_scale=size[2]))
+    weights = [1.0, 1.0, 1.0, (size[2] / size[3]) ** 2]
+    assert torch.allclose(scaled / alike, torch.tensor(weights, dtype=torch.float64))
 
 
 def test_the_teacher_itself_has_no_loss():

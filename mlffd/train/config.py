@@ -57,6 +57,7 @@ BOUNDS = {
     "force_weight": (0.0, 1e12),
     "stress_weight": (0.0, 1e12),
     "hessian_weight": (0.0, 1e12),
+    "force_scale": (0.0, 1e12),
     "validation_fraction": (0.0, 0.9),
     "average_decay": (0.0, 1.0),
     "gradient_clip": (1e-12, 1e12),
@@ -77,6 +78,7 @@ class TrainConfig:
     energy_weight: float = 10.0
     force_weight: float = 1.0
     stress_weight: float = 1.0
+    force_scale: float = 0.0  # eV/Å; structures with larger forces (RMS) count less; 0: all count alike
     hessian_weight: float = 0.0  # of one random row a structure and step, where labels have rows
     validation_fraction: float = 0.05  # of the frames, where no validation labels are given
     average_decay: float = 0.999  # of the running average of weights that becomes the student

@@ -29,7 +29,8 @@ def loss(prediction: Prediction, target: Target, graph: Graph, config: TrainConf
     """Of each structure (n_systems,) float64, whatever its size, the weighted mean squares of its errors.
 
     Energy errors are in eV/atom, force errors in eV/Å, virial errors in eV/atom. A structure without a
-    stress has no part of it.
+    stress has no part of it. With ``config.force_scale`` errors are taken to grow with the forces: a
+    structure with larger ones (root mean square of components) weighs less, by the square of the ratio.
     """
     n_atoms = torch.bincount(graph.system_idx, minlength=graph.n_systems)
     energy_error = (prediction.energy - target.energy) / n_atoms
@@ -42,6 +43,10 @@ def loss(prediction: Prediction, target: Target, graph: Graph, config: TrainConf
         virial_error = (prediction.stress[known] - target.stress[known]) * volume_per_atom
         stress_loss = config.stress_weight * (virial_error**2).mean(dim=(1, 2))
         total = total.index_add(0, torch.nonzero(known)[:, 0], stress_loss)
+    if config.force_scale:
+        squares = (target.forces**2).mean(1).double()
+        squares = torch.zeros_like(total).index_add(0, graph.system_idx, squares) / n_atoms
+        total = total * (config.force_scale**2 / squares).clamp(max=1.0)
     return total
 
 
