@@ -65,6 +65,10 @@ BOUNDS = {
 }
 
 
+# settings that came later: where they are off, students trained before them are of the same run
+OFF = {"force_scale": 0.0}
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Table [train]: settings of the loop; the weights are those of ``mlffd.train.loss.loss``."""

@@ -23,7 +23,7 @@ from mlffd.predict import predict
 from mlffd.students import build_student
 from mlffd.students.student import TrainedStudent
 from mlffd.train.checkpoint import MetricsLog, TrainState, begin, resume, save
-from mlffd.train.config import TrainConfig
+from mlffd.train.config import OFF, TrainConfig
 from mlffd.train.domain import training_domain
 from mlffd.train.frames import DTYPE, Frame, batches, cut, labelled_graphs, species_of, split
 from mlffd.train.loss import batch_targets, hessian_loss, loss, predict_with_hessian
@@ -306,7 +306,8 @@ def describe_run(
 ) -> str:
     """A hash of everything that determines the run."""
     weights = hashlib.sha256(start_from.to_bytes()).hexdigest() if start_from else None
-    facts = [labels.hash, architecture, asdict(config), validation and validation.hash, weights]
+    settings = {key: value for key, value in asdict(config).items() if OFF.get(key) != value}
+    facts = [labels.hash, architecture, settings, validation and validation.hash, weights]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
