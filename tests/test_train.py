@@ -33,7 +33,7 @@ def test_training_learns(labels, tmp_path):
     spread = 1e3 * np.std([e / len(a) for e, a in zip(labels.energies, labels.structures)])
     assert errors["energy_mae_mev_per_atom"] < 0.02 * spread, "reference energies of the elements are found"
     assert set(errors["force_mae_by_element"]) == {"Ne", "Ar"}
-    assert bundle.metadata["labels"] == {"sha256": labels.hash, "n_frames": 24}
+    assert bundle.metadata["labels"] == {"sha256": labels.hash, "n_frames": 24, "seen": [labels.hash]}
     assert bundle.metadata["errors"]["validation"]["n_frames"] == 5
     assert not list(tmp_path.glob("*.checkpoint*"))
 
