@@ -15,7 +15,7 @@ from mlffd.errors import TeacherError
 # what a calculator of others raises for a structure that it cannot do; a full disk is no fault of a structure
 CALCULATOR_FAILURES = (ValueError, ArithmeticError, LookupError, RuntimeError, TypeError, AttributeError)
 CALCULATOR_FAILURES += (AssertionError, MemoryError, SubprocessError)
-STATE = ("charge", "spin")  # in a frame's info: what decides, beside the nuclei, what is said of it
+STATE = ("charge", "spin")  # in a structure's info
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,11 @@ def evaluate_atoms(calculator, atoms: Atoms) -> Evaluation:
     forces = raw_forces(atoms)
     consistent = "free_energy" in calculator.implemented_properties
     return Evaluation(float(atoms.get_potential_energy(consistent)), forces, _stress(atoms))
+
+
+def state_of(atoms: Atoms) -> dict:
+    """What its info gives of charge and spin: with the nuclei they decide what is said of a structure."""
+    return {key: atoms.info[key] for key in STATE if key in atoms.info}
 
 
 def raw_forces(atoms: Atoms) -> np.ndarray:

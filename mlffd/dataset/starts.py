@@ -11,7 +11,7 @@ from ase.io.formats import UnknownFileTypeError
 
 from mlffd.dataset.pack import density
 from mlffd.errors import ConfigError
-from mlffd.evaluation import STATE
+from mlffd.evaluation import state_of
 
 SAME_DENSITY = 1e-3  # g/cm3
 
@@ -35,8 +35,9 @@ def read_starts(paths: Sequence[Path]) -> list[Atoms]:
 
 def bare(atoms: Atoms) -> Atoms:
     """Elements, positions, cell, periodic directions, charge and spin where they are given; nothing else."""
-    info = {key: atoms.info[key] for key in STATE if key in atoms.info}
-    return Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc, info=info)
+    return Atoms(
+        atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc, info=state_of(atoms)
+    )
 
 
 def start_near(frames: Sequence[Atoms], target: float | None, rng: np.random.Generator) -> Atoms:

@@ -28,7 +28,7 @@ from mlffd.dataset.label_file import (
     write_labels,
 )
 from mlffd.errors import LabelError
-from mlffd.evaluation import STATE
+from mlffd.evaluation import state_of
 from mlffd.files import lock, replacing, write_atomically
 
 __all__ = ["LabelStore", "LabelledSet", "frames_hash", "join_labels", "read_labels"]
@@ -166,7 +166,7 @@ def frames_hash(frames):
     for atoms in frames:
         for array in (atoms.numbers.astype("<i8"), atoms.positions, atoms.cell.array, atoms.pbc):
             digest.update(np.ascontiguousarray(array).tobytes())
-        state = {key: str(atoms.info[key]) for key in STATE if key in atoms.info}
+        state = {key: str(value) for key, value in state_of(atoms).items()}
         if state:  # frames that say nothing of it keep the hash they had
             digest.update(json.dumps(state, sort_keys=True).encode())
     return digest.hexdigest()
