@@ -51,6 +51,7 @@ learning_rate = 0.01
 
 [draft]
 epochs = 15
+student = { cutoff = 5.5, channels = 4, hidden = [16] }
 
 [[rounds]]
 seed = 0
@@ -153,7 +154,9 @@ def test_the_student_has_learned_all_labels_and_no_held_out_frame(finished):
     rounds = [read_labels(path) for path in sorted(runs.glob("round*.h5"))]
     seen = [frame for labels in rounds for frame in labels.structures]
     held_out = read_labels(runs / "test.h5").structures
-    assert read_bundle(runs / "argon.mlffd").metadata["labels"]["n_frames"] == len(seen) <= 40
+    student, draft = (read_bundle(runs / name) for name in ("argon.mlffd", "draft1.mlffd"))
+    assert student.metadata["labels"]["n_frames"] == len(seen) <= 40
+    assert (student.student.channels, draft.student.channels) == (6, 4)
     assert not any((a.positions == b.positions).all() for a in seen for b in held_out)
     history = json.loads((runs / "loop.json").read_text())
     assert [entry["n_labels"] for entry in history] == [16, 28][: len(history)]
@@ -280,6 +283,8 @@ def test_when_exploring_ends(last, n_labels, reason):
         (("[teacher]", "[techer]"), "did you mean 'teacher'"),
         (("epochs = 100", "epoch = 100"), "did you mean 'epochs'"),
         (("epochs = 15", "epoch = 15"), "did you mean 'epochs'"),
+        (("channels = 4", "channel = 4"), "[draft.student]: unknown key 'channel'; did you mean 'channels'"),
+        (("{ cutoff = 5.5, channels = 4, hidden = [16] }", "4"), "[draft.student] must be a table"),
         (("epochs = 100", 'epochs = "8"'), "epochs must be a whole number"),
         (("[student]", '[student]\nfamily = "locale"'), "unknown student family"),
         (('name = "lj"\nrc', 'name = "ljj"\nrc'), "ljj"),

@@ -39,8 +39,9 @@ class DistillConfig:
     """A distillation config.
 
     ``rounds`` and ``test`` are sampling configs (mlffd/dataset/sample.py). ``draft`` changes [train] for the
-    students that only look for frames. ``loop`` holds LoopConfig and Exploration; without it there are only
-    the rounds. ``fidelity`` and ``bars`` are for the report, which judges the student by the bars.
+    students that only look for frames, and its table ``draft.student`` stands for [student] there. ``loop``
+    holds LoopConfig and Exploration; without it there are only the rounds. ``fidelity`` and ``bars`` are for
+    the report, which judges the student by the bars.
     """
 
     name: str
@@ -75,6 +76,7 @@ class DistillPlan:
 
     config: DistillConfig
     student: StudentConfig
+    draft_student: StudentConfig
     final: TrainConfig
     draft: TrainConfig
     loop: LoopConfig | None
@@ -104,11 +106,14 @@ def read_plan(path: Path) -> DistillPlan:
         check_keys(table, SAMPLING_KEYS, f"round {number}")
     check_keys(config.test, SAMPLING_KEYS, "[test]")
     loop, exploration = read_loop(config)
+    draft = {**config.train, **config.draft}
+    draft_student = draft.pop("student", config.student)
     return DistillPlan(
         config=config,
         student=settings_from(config.student, StudentConfig, "[student]"),
+        draft_student=settings_from(draft_student, StudentConfig, "[draft.student]"),
         final=settings_from(config.train, TrainConfig, "[train]"),
-        draft=settings_from({**config.train, **config.draft}, TrainConfig, "[draft]"),
+        draft=settings_from(draft, TrainConfig, "[draft]"),
         loop=loop,
         exploration=exploration,
         fidelity=settings_from(config.fidelity, FidelityConfig, "[fidelity]"),

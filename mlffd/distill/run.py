@@ -176,7 +176,8 @@ class Distillation:
         size = self.plan.loop.committee if self.plan.loop and number >= len(self.config.rounds) else 1
         names = [f"draft{number}" + (f"-{member}" if member else "") for member in range(size)]
         outputs = [self.path(f"{name}.mlffd") for name in names]
-        train_committee(self.labels_before(number), self.plan.student.architecture, self.plan.draft, outputs)
+        architecture = self.plan.draft_student.architecture
+        train_committee(self.labels_before(number), architecture, self.plan.draft, outputs)
         return outputs
 
     def train_final(self, n_rounds: int) -> Path:

@@ -23,6 +23,7 @@ class LocalStudent(TrainedStudent):
     """
 
     family = "local"
+    embeddings = ("neighbor_weights",)
 
     def __init__(
         self,

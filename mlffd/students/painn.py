@@ -16,6 +16,7 @@ class PainnStudent(TrainedStudent):
     """``layers`` rounds of messages with ``features`` scalar and vector channels."""
 
     family = "painn"
+    embeddings = ("embedding.weight",)
 
     def __init__(
         self,

@@ -76,7 +76,12 @@ KEPT_FLOAT64 = {"reference_energies", "cutoff_radius"}
 
 
 class TrainedStudent(Student):
-    """A student whose learned part stands on reference energies and a short-range repulsion."""
+    """A student whose learned part stands on reference energies and a short-range repulsion.
+
+    ``embeddings`` names the parameters of which each row belongs to an element.
+    """
+
+    embeddings: tuple[str, ...] = ()
 
     def __init__(self, species: tuple[int, ...], cutoff: float):
         super().__init__(species, cutoff)

@@ -12,6 +12,7 @@ from mlffd.errors import ConfigError
 from mlffd.files import replacing, write_atomically
 from mlffd.students import build_student
 from mlffd.students.student import TrainedStudent
+from mlffd.train.optimizer import StudentOptimizer
 
 
 @dataclass
@@ -21,7 +22,7 @@ class TrainState:
     student: TrainedStudent
     averaged: TrainedStudent  # running average of the weights
     best: TrainedStudent  # that average in the epoch that counts
-    optimizer: torch.optim.Optimizer
+    optimizer: StudentOptimizer
     facts: dict  # for the bundle, as they were given when training began
     epoch: int = 0
     n_steps: int = 0
@@ -37,8 +38,7 @@ COUNTS = ("epoch", "n_steps", "best_loss", "best_epoch")
 def begin(student: TrainedStudent, learning_rate: float, facts: dict) -> TrainState:
     """A training that has not made a step."""
     averaged, best = (copy_of(student).requires_grad_(False) for _ in range(2))
-    optimizer = torch.optim.Adam(student.parameters(), lr=learning_rate)
-    return TrainState(student, averaged, best, optimizer, facts)
+    return TrainState(student, averaged, best, StudentOptimizer(student, learning_rate), facts)
 
 
 def copy_of(student: TrainedStudent) -> TrainedStudent:

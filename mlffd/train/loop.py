@@ -176,8 +176,7 @@ def step(
             f"the loss became {value} in epoch {state.epoch}: lower learning_rate, check labels"
         )
     torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
-    state.optimizer.param_groups[0]["lr"] = rate
-    state.optimizer.step()
+    state.optimizer.step(rate)
     state.n_steps += 1
     update_average(state, config)
     return value
