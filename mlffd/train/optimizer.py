@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The optimizer of students: Muon for weight matrices, Adam for everything else.
 
-Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; the size of its steps as in Liu
-et al., "Muon is scalable for LLM training", arXiv:2502.16982, 2025.
+Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; the size of its steps as in
+Liu et al., "Muon is scalable for LLM training", arXiv:2502.16982, 2025.
 """
 
 import torch
@@ -12,12 +12,16 @@ from mlffd.students.student import TrainedStudent
 
 MOMENTUM = 0.95
 ITERATIONS = 5
-QUINTIC = (3.4445, -4.7750, 2.0315)  # of Jordan et al.: steep at zero, singular values end between 0.7 and 1.2
+QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan et al.: steep at zero, singular values end within 0.7 and 1.2
 SIZE = 0.2  # root mean square of a step's entries at learning rate 1, about Adam's (Liu et al., section 2.2)
 
 
 class StudentOptimizer:
-    """Muon and Adam, each with its own parameters, at one learning rate."""
+    """Muon and Adam, each with its own parameters, at one learning rate.
+
+    A parameter whose gradient is zero stays where it is, whatever its momentum: that of an element which the
+    batch does not have, with as many processes as may be.
+    """
 
     def __init__(self, student: TrainedStudent, learning_rate: float):
         matrices, others = split_parameters(student)
@@ -30,7 +34,11 @@ class StudentOptimizer:
 
     def step(self, learning_rate: float) -> None:
         for part in self.parts:
-            part.param_groups[0]["lr"] = learning_rate
+            (group,) = part.param_groups
+            group["lr"] = learning_rate
+            for parameter in group["params"]:
+                if parameter.grad is not None and not parameter.grad.any():
+                    parameter.grad = None
             part.step()
 
     def state_dict(self) -> dict:
@@ -74,14 +82,16 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
-    """Matrices (..., m, n) with the same singular vectors and all singular values near 1.
+    """Matrices (..., m, n) with the same singular vectors, and singular values near 1 unless very small.
 
-    Zero stays zero. By Newton and Schulz' iteration; the polynomial is odd, so that it acts on singular values.
+    Zero stays zero. By Newton's and Schulz' iteration: odd polynomials of a matrix act on singular values.
     """
     a, b, c = QUINTIC
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+    # by the largest entry first: squares of tiny ones would be zero
+    x = x / x.abs().amax(dim=(-2, -1), keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1.0)
     for _ in range(ITERATIONS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
