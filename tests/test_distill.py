@@ -46,7 +46,7 @@ channels = 6
 hidden = [16]
 
 [train]
-epochs = 100
+epochs = 60
 learning_rate = 0.01
 
 [draft]
@@ -70,7 +70,7 @@ frames = 4
 
 [loop]
 max_labels = 40
-force_mae = 5
+force_mae = 2
 temperatures = [90, 180]
 densities = [1.2, 1.4]
 steps = 200
@@ -281,14 +281,14 @@ def test_when_exploring_ends(last, n_labels, reason):
     ("change", "message"),
     [
         (("[teacher]", "[techer]"), "did you mean 'teacher'"),
-        (("epochs = 100", "epoch = 100"), "did you mean 'epochs'"),
+        (("epochs = 60", "epoch = 100"), "did you mean 'epochs'"),
         (("epochs = 15", "epoch = 15"), "did you mean 'epochs'"),
         (("channels = 4", "channel = 4"), "[draft.student]: unknown key 'channel'; did you mean 'channels'"),
         (("{ cutoff = 5.5, channels = 4, hidden = [16] }", "4"), "[draft.student] must be a table"),
-        (("epochs = 100", 'epochs = "8"'), "epochs must be a whole number"),
+        (("epochs = 60", 'epochs = "8"'), "epochs must be a whole number"),
         (("[student]", '[student]\nfamily = "locale"'), "unknown student family"),
         (('name = "lj"\nrc', 'name = "ljj"\nrc'), "ljj"),
-        (("epochs = 100", "epochs = 0"), "epochs = 0 is not between"),
+        (("epochs = 60", "epochs = 0"), "epochs = 0 is not between"),
         (("learning_rate = 0.01", "learning_rate = nan"), "learning_rate = nan is not between"),
         (("cutoff = 6.0", "cutoff = -6.0"), "cutoff = -6.0"),
         (("l_max = 2", "l_max = 4"), "l_max = 4"),

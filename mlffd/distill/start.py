@@ -37,10 +37,10 @@ family = "local" # the fast one; "painn" passes messages: more accurate, several
 cutoff = {cutoff:g} # Å
 
 [train] # of the final student
-epochs = 150
+epochs = 40
 
 [draft] # what changes in it for students that only look for frames
-epochs = 30
+epochs = 10
 
 # Round 0: the first frames, by the teacher's own dynamics. {cost}
 [[rounds]]

@@ -73,11 +73,11 @@ OFF = {"force_scale": 0.0}
 class TrainConfig:
     """Table [train]: settings of the loop; the weights are those of ``mlffd.train.loss.loss``."""
 
-    epochs: int = 100
+    epochs: int = 40
     patience: int = 0  # epochs without a better validation loss after which training ends; 0: never
     batch_size: int = 1  # structures; more of them where they are small molecules
     batch_atoms: int = 0  # a batch of more atoms is cut short, to one structure at the least; 0: no limit
-    learning_rate: float = 5e-3
+    learning_rate: float = 2e-3
     final_learning_rate: float = 1e-5
     energy_weight: float = 10.0
     force_weight: float = 1.0
