@@ -101,6 +101,15 @@ def test_checkpoint_of_another_run_is_refused(labels, tmp_path, monkeypatch):
         train(labels, STUDENT, dataclasses.replace(config, learning_rate=1e-4), tmp_path / "s.mlffd")
 
 
+def test_a_number_is_the_same_setting_with_and_without_a_point(labels):
+    """Caught: drafts were refused for ``energy_weight = 10``, which is the default."""
+    student = {"family": "local"}
+    whole, point = (dataclasses.replace(CONFIG, energy_weight=weight) for weight in (10, 10.0))
+    assert loop.describe_run(labels, student, whole) == loop.describe_run(labels, student, point)
+    other = dataclasses.replace(CONFIG, energy_weight=11)
+    assert loop.describe_run(labels, student, other) != loop.describe_run(labels, student, point)
+
+
 def test_a_finished_training_is_not_repeated(labels, tmp_path):
     config = dataclasses.replace(CONFIG, epochs=1)
     train(labels, STUDENT, config, tmp_path / "s.mlffd")

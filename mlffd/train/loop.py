@@ -306,6 +306,7 @@ def describe_run(
     """A hash of everything that determines the run."""
     weights = hashlib.sha256(start_from.to_bytes()).hexdigest() if start_from else None
     settings = {key: value for key, value in asdict(config).items() if OFF.get(key) != value}
+    settings = {key: type(getattr(TrainConfig, key))(value) for key, value in settings.items()}  # 10 is 10.0
     facts = [labels.hash, architecture, settings, validation and validation.hash, weights]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
