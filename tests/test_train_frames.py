@@ -100,7 +100,7 @@ def test_hessian_rows_are_derivatives_of_forces(family):
 def gradient_of_batch(frames, config, architecture=STUDENT) -> dict:
     torch.manual_seed(0)
     student = build_student({**architecture, "species": [10, 18]}).cast(torch.float32)
-    state = begin(student, 0.01, {})
+    state = begin(student, {})
     config = dataclasses.replace(config, gradient_clip=1e12)
     value = loop.step(state, frames, list(range(len(frames))), 0.0, config, Ranks())
     return {"loss": torch.tensor(value), **{k: p.grad.clone() for k, p in student.named_parameters()}}
@@ -147,7 +147,7 @@ def test_structures_with_large_forces_weigh_less():
 def test_the_teacher_itself_has_no_loss():
     """Saw: rows of every structure sought in the first one of the batch."""
     frames = labelled_graphs(with_rows(neon_argon(4), 3), TEACHER["cutoff"], torch.float64)
-    state = begin(build_student(TEACHER), 0.01, {})
+    state = begin(build_student(TEACHER), {})
     config = dataclasses.replace(CONFIG, energy_weight=0.0, hessian_weight=1.0)
     assert float(loop.batch_loss(state, frames, [0, 1, 2, 3], config).detach()) < 1e-12
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Muon: what its steps are, which parameters it moves, and that ill-conditioned layers learn faster by it."""
+"""Muon: what its steps are, which parameters it moves, and what a batch says nothing of stays."""
 
 import pytest
 import torch
@@ -79,7 +79,7 @@ def test_a_step_is_of_the_size_of_adams():
 
 def test_all_parameters_take_the_rate_of_the_step():
     student = build_student({**LOCAL, "species": [1, 8]})
-    optimizer = StudentOptimizer(student, 1.0)
+    optimizer = StudentOptimizer(student)
     before = [parameter.detach().clone() for parameter in student.parameters()]
     for parameter in student.parameters():
         parameter.grad = torch.randn_like(parameter)
@@ -92,7 +92,7 @@ def test_all_parameters_take_the_rate_of_the_step():
 def test_what_a_batch_says_nothing_of_stays(gradient):
     """Saw: the network of an element that a batch lacks went on at full speed in its last direction."""
     student = build_student({**LOCAL, "species": [1, 8]})
-    optimizer = StudentOptimizer(student, 1.0)
+    optimizer = StudentOptimizer(student)
     for parameter in student.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step(1e-3)

@@ -35,10 +35,10 @@ MODULES = ("student", "averaged", "best", "optimizer")
 COUNTS = ("epoch", "n_steps", "best_loss", "best_epoch")
 
 
-def begin(student: TrainedStudent, learning_rate: float, facts: dict) -> TrainState:
+def begin(student: TrainedStudent, facts: dict) -> TrainState:
     """A training that has not made a step."""
     averaged, best = (copy_of(student).requires_grad_(False) for _ in range(2))
-    return TrainState(student, averaged, best, StudentOptimizer(student, learning_rate), facts)
+    return TrainState(student, averaged, best, StudentOptimizer(student), facts)
 
 
 def copy_of(student: TrainedStudent) -> TrainedStudent:

@@ -80,7 +80,7 @@ def train(
     note = calibrate(student, labels, training_frames, start_from)
     if note and ranks.rank == 0:
         print(f"mlffd: {note}", file=sys.stderr)
-    state = begin(student, config.learning_rate, facts or {})
+    state = begin(student, facts or {})
     resume(state, checkpoint, fingerprint)
     # a few frames drawn from the labels, all of one trajectory perhaps, are a poor judge of epochs
     choose_best = validation is not None or config.patience > 0

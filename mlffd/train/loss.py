@@ -34,8 +34,7 @@ def loss(prediction: Prediction, target: Target, graph: Graph, config: TrainConf
     """
     n_atoms = torch.bincount(graph.system_idx, minlength=graph.n_systems)
     energy_error = (prediction.energy - target.energy) / n_atoms
-    force_error = ((prediction.forces - target.forces) ** 2).mean(1).double()
-    force_error = torch.zeros_like(energy_error).index_add(0, graph.system_idx, force_error) / n_atoms
+    force_error = mean_squares(prediction.forces - target.forces, graph, n_atoms)
     total = config.energy_weight * energy_error**2 + config.force_weight * force_error
     known = torch.isfinite(target.stress).all(dim=(1, 2)) & torch.isfinite(graph.volume)
     if config.stress_weight and known.any():
@@ -44,10 +43,15 @@ def loss(prediction: Prediction, target: Target, graph: Graph, config: TrainConf
         stress_loss = config.stress_weight * (virial_error**2).mean(dim=(1, 2))
         total = total.index_add(0, torch.nonzero(known)[:, 0], stress_loss)
     if config.force_scale:
-        squares = (target.forces**2).mean(1).double()
-        squares = torch.zeros_like(total).index_add(0, graph.system_idx, squares) / n_atoms
+        squares = mean_squares(target.forces, graph, n_atoms)
         total = total * (config.force_scale**2 / squares).clamp(max=1.0)
     return total
+
+
+def mean_squares(vectors: Tensor, graph: Graph, n_atoms: Tensor) -> Tensor:
+    """Of each structure (n_systems,) float64, the mean square of its atoms' ``vectors`` (n_atoms, 3)."""
+    squares = (vectors**2).mean(1).double()
+    return squares.new_zeros(graph.n_systems).index_add(0, graph.system_idx, squares) / n_atoms
 
 
 def predict_with_hessian(student, graph: Graph, components: Tensor) -> tuple[Prediction, Tensor]:
@@ -76,7 +80,5 @@ def hessian_loss(rows: Tensor, target: Tensor, known: Tensor, graph: Graph, weig
 
     ``rows`` and ``target`` (n_atoms, 3) eV/Å^2; ``known`` (n_systems,) says where there is a row.
     """
-    error = ((rows - target) ** 2).mean(1).double()
     n_atoms = torch.bincount(graph.system_idx, minlength=graph.n_systems)
-    total = torch.zeros(graph.n_systems, dtype=torch.float64).index_add(0, graph.system_idx, error) / n_atoms
-    return weight * torch.where(known, total, 0.0)
+    return weight * torch.where(known, mean_squares(rows - target, graph, n_atoms), 0.0)

@@ -17,16 +17,16 @@ SIZE = 0.2  # root mean square of a step's entries at learning rate 1, about Ada
 
 
 class StudentOptimizer:
-    """Muon and Adam, each with its own parameters, at one learning rate.
+    """Muon and Adam, each with its own parameters, at the learning rate that each step is given.
 
     A parameter whose gradient is zero stays where it is, whatever its momentum: that of an element which the
     batch does not have, with as many processes as may be.
     """
 
-    def __init__(self, student: TrainedStudent, learning_rate: float):
+    def __init__(self, student: TrainedStudent):
         matrices, others = split_parameters(student)
-        self.parts = [torch.optim.Adam(others, lr=learning_rate)] if others else []
-        self.parts += [Muon(matrices, learning_rate)] if matrices else []
+        self.parts = [torch.optim.Adam(others)]
+        self.parts += [Muon(matrices)] if matrices else []
 
     def zero_grad(self) -> None:
         for part in self.parts:
@@ -64,7 +64,7 @@ class Muon(torch.optim.Optimizer):
     ``torch.optim.Muon`` knows no stacks, and rounds to bfloat16.
     """
 
-    def __init__(self, matrices: list[nn.Parameter], learning_rate: float):
+    def __init__(self, matrices: list[nn.Parameter], learning_rate: float = 1e-3):
         super().__init__(matrices, {"lr": learning_rate})
 
     @torch.no_grad()
