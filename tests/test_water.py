@@ -14,6 +14,7 @@ from conftest import command
 from lammps_process import run_lammps
 
 from mlffd import Calculator
+from mlffd.bundle import read_bundle
 from mlffd.drivers.lammps_log import summarize
 from mlffd.errors import MlffdError
 from mlffd.teachers import load_teacher
@@ -25,6 +26,15 @@ FORCE_BAR = 25.0  # meV/Å, mean absolute error on held-out frames
 @pytest.fixture
 def water():
     return ase.io.read(INPUTS / "water64.xyz")
+
+
+def test_bundle_says_where_it_is_from():
+    metadata = read_bundle("water").metadata
+    assert metadata["teacher"]["settings"]["modal"] == "R2SCAN"
+    assert metadata["teacher"]["licence"] == "MIT"
+    assert metadata["labels"]["n_frames"] >= 300
+    (force_mae,) = [line for line in metadata["fidelity"]["lines"] if line["name"] == "force_mae"]
+    assert force_mae["value"] < FORCE_BAR
 
 
 @pytest.mark.slow
